@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["program", "graph", "engine", "archive", "bundle", "deployment", "measurement", "report"]
+Kind = Literal["program", "graph", "engine", "archive", "bundle", "deployment", "measurement", "report", "edge"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ KINDS: dict[Kind, KindEntry] = {
     "deployment": KindEntry("deployment.json", "pack"),
     "measurement": KindEntry("measurement.json", "bench"),
     "report": KindEntry("report.html", "report", ".html"),
+    "edge": KindEntry("edge.json", "edge bundle"),
 }
 
 

@@ -29,6 +29,7 @@ from .clocks import Clocks
 from .machine_noise import Noise
 from .rounds import Run
 from .statistics import Percentile, Verdict, log_ratios, low_interval, percentile_interval, ratio_interval, sign_flip_p
+from .timed_rounds import Timed
 
 PERCENTILES = (50.0, 90.0, 99.0)
 
@@ -180,7 +181,7 @@ def compare_latency(
                 bar.resize(max(options.blocks, len(run.rounds) + 1))
     finally:
         bench.close()
-    found = _summary(run, batch, options)
+    found = summary(run, batch, options)
     _report(found, console)
     return found
 
@@ -195,15 +196,20 @@ def _report(found: LatencyComparison, console: Console) -> None:
         console.say(f"            latency at batch {found.batch}: {'; '.join(found.noise.remarks)}")
 
 
-def _summary(run: Run, batch: int, options: BenchOptions) -> LatencyComparison:
-    measured = {name: _measured(run, name, batch, options) for name in run.calls}
+def summary(run: Timed, batch: int, options: BenchOptions) -> LatencyComparison:
+    """The measurements of timed rounds.
+
+    Args:
+        batch: rows per call.
+    """
+    measured = {name: _measured(run, name, batch, options) for name in run.plans}
     return LatencyComparison(
-        run.reference, batch, options.threads, options.confidence, measured, run.clocks.name, run.noise,
+        run.reference, batch, options.threads, options.confidence, measured, run.clock, run.noise,
         len(run.rounds), run.stopped, run.resolution_ns, run.elapsed_s(), tuple(run.turns),
     )  # fmt: skip
 
 
-def _measured(run: Run, name: str, batch: int, options: BenchOptions) -> CandidateLatency:
+def _measured(run: Timed, name: str, batch: int, options: BenchOptions) -> CandidateLatency:
     calls, blocks = run.calls_ns(name) / 1e6, np.array(run.times_ns(name)) / 1e6
     median, wall = (
         low_interval(np.array(times) / 1e6, options.confidence, options.seed)

@@ -6,23 +6,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from ...core.metrics.intervals import Floats
-from ...core.metrics.ratio import Ratio
 from ...core.options.stage_options import BenchOptions
 from ..edge.runner.slots import Call, Plan, calibrate, clock_step, equal_slots
 from .blocks import Block, pooled, time_block
 from .clocks import Clocks
-from .machine_noise import Noise, Seen, Watch, judge
-from .statistics import low, ratio_interval, rounds_needed
+from .machine_noise import Noise, Watch
+from .statistics import rounds_needed
+from .timed_rounds import Timed
 
 Open = Callable[[], dict[str, Call]]
 
 PRECISION = 0.02
-MOVED = 0.05
 WARMUP_ROUNDS = (3, 20)
 WARMUP_AGREEMENT = 0.05
 WARMUP_SHARE = 0.25
@@ -38,7 +35,7 @@ GROWTH = 30
 """Largest number of budgets that a slow call may use until there are enough rounds for an interval."""
 
 
-class Run:
+class Run(Timed):
     """Rounds of blocks of all candidates, until every ratio is known precisely enough or the time is used up.
 
     Args:
@@ -56,6 +53,7 @@ class Run:
         self, opened: Open, options: BenchOptions, clocks: Clocks, reference: str, opening_s: float | None
     ) -> None:
         self.opened, self.options, self.clocks, self.reference = opened, options, clocks, reference
+        self.clock = clocks.name
         self.random = np.random.default_rng(options.seed)
         self.started, self.watch = clocks.wall(), Watch(clocks.root)
         self.resolution_ns = clock_step(clocks.deciding)
@@ -97,28 +95,6 @@ class Run:
         lost = any(block.lost for block in blocks.values())
         (self.spoiled if lost else self.rounds).append(blocks)
         return not self._finished()
-
-    def times_ns(self, name: str) -> list[float]:
-        """Times per call by the deciding clock, one per round."""
-        return [blocks[name].value for blocks in self.rounds]
-
-    def wall_ns(self, name: str) -> list[float]:
-        """Wall-clock times per call, one per round."""
-        return [blocks[name].wall for blocks in self.rounds]
-
-    def calls_ns(self, name: str) -> Floats:
-        """Wall-clock time of each call, including the calls of spoiled rounds."""
-        return np.concatenate([blocks[name].calls for blocks in (*self.rounds, *self.spoiled)])
-
-    def ratio(self, name: str, rounds: slice = slice(None)) -> Ratio:
-        """The speedup over the reference, from the rounds so far."""
-        options, reference = self.options, self.reference
-        times = (self.times_ns(reference)[rounds], self.times_ns(name)[rounds])
-        names: dict[str, Any] = {"candidate": name, "reference": reference, "clock": self.clocks.name}
-        found = ratio_interval(*times, options.confidence, options.seed, **names)
-        if self.clocks.name != "thread":
-            return found
-        return replace(found, wall=low(self.wall_ns(reference)[rounds]) / low(self.wall_ns(name)[rounds]))
 
     def others(self) -> list[str]:
         """All candidates except the reference."""
@@ -188,43 +164,13 @@ class Run:
         self.watch, self.check = Watch(self.clocks.root), 0
 
     def _judge(self) -> None:
-        """Judge the noise of the measurement; spoiled rounds are used if there are too few others."""
-        spoiled = 0
-        if len(self.rounds) < self.least and self.spoiled:
-            spoiled = len(self.spoiled)
-            self.rounds, self.spoiled = [*self.rounds, *self.spoiled], []
-        pressure, steal = self.watch.read()
-        blocks = [block for item in (*self.rounds, *self.spoiled) for block in item.values()]
-        lost = float(np.mean(np.concatenate([block.interrupted for block in blocks])))
-        seen = Seen(
-            pressure, steal, 100 * lost, self.clocks.name,
-            len(self.rounds), self.least, self.elapsed_s(), tuple(self._moved()), spoiled,
-        )  # fmt: skip
-        self.noise = judge({name: np.array(self.times_ns(name)) for name in self.calls}, seen, self.attempts)
+        """Judge the noise of the measurement."""
+        self.noise = self.judged(*self.watch.read(), self.least, self.attempts)
         if self.stopped == "budget" and not self._precise():
             unknown = (
                 f"the budget of {self.options.budget_s:g} s ended before every ratio was known to ± {PRECISION:.0%}"
             )
             self.noise = replace(self.noise, remarks=(*self.noise.remarks, unknown))
-
-    def _moved(self) -> list[str]:
-        """Ratios whose intervals in the first and last third (or half, of few rounds) exclude each other."""
-        count, found = len(self.rounds), []
-        part = max(count // 3, self.least)
-        if count < 2 * part:
-            return []
-        for name in self.others():
-            one, two = self.ratio(name, slice(part)), self.ratio(name, slice(count - part, None))
-            if _apart(one, two):
-                found.append(f"the ratio of '{name}' changed from {one.text} to {two.text} during the measurement")
-        return found
-
-
-def _apart(one: Ratio, two: Ratio) -> bool:
-    """Whether two intervals are disjoint, with a gap larger than the effect of load on a valid ratio."""
-    first, second = one.interval, two.interval
-    gap = max(first.low / second.high, second.low / first.high)
-    return math.isfinite(gap) and gap > 1 + MOVED
 
 
 def _settled(values: Sequence[float]) -> bool:

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     """Do one part; the exit code is 1 if it failed, and the error stands in its file."""
     folder, described, out = (Path(argument) for argument in arguments)
     part = json.loads(described.read_text(encoding="utf-8"))
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((folder / "edge.json").read_text(encoding="utf-8"))
     if part.get("cpus") and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, part["cpus"])
     random.seed(part["seed"])

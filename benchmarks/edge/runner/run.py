@@ -64,9 +64,9 @@ def checked(folder: Path) -> dict[str, Any]:
     if sys.version_info < NEEDED:
         raise Refused(f"Python {platform.python_version()} is too old; 3.9 is needed")
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((folder / "edge.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Refused(f"the bundle has no readable manifest.json: {error}; push it again") from error
+        raise Refused(f"the bundle has no readable edge.json: {error}; push it again") from error
     if manifest.get("schema") != SCHEMA:
         raise Refused(f"the bundle is {manifest.get('schema')!r}, and this program reads {SCHEMA!r}; push it again")
     for name, wanted in manifest["files"].items():
@@ -134,7 +134,7 @@ class Run:
 
     def __init__(self, folder: Path, manifest: dict[str, Any], out: Path) -> None:
         self.folder, self.manifest, self.out = folder, manifest, out
-        self.key = sha256(folder / "manifest.json")
+        self.key = sha256(folder / "edge.json")
         self.sensors = Sensors()
         self.policy: dict[str, Any] = manifest["policy"]
         self.deadline = time.monotonic() + 60 * float(self.policy["minutes"])

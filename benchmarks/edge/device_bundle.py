@@ -1,0 +1,195 @@
+"""The folder that goes to a device: models, real samples, what is to be measured, checksums, and the program."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
+from ...core.console import Console
+from ...core.context import Place
+from ...core.counts import counted
+from ...core.data.model_inputs import fit_to
+from ...core.data.splits import Splits
+from ...core.errors import UserError
+from ...core.formats.onnx_side_files import side_files
+from ...core.options.edge_options import EdgeOptions
+from ...core.session import Session, SessionOptions, open_session
+from ...core.system.owned_folders import sha256_file
+from ...core.tensors import BATCH, Array, TensorSpec
+from .runner import SCHEMA
+
+DESCRIPTION = "edge.json"
+"""Name of the file that says what is measured, and has the checksums of all others."""
+PROGRAM = "retort_edge"
+RUNNER = Path(__file__).with_name("runner")
+_LOADED = 2.5
+"""Memory of an opened model as a multiple of its file: its weights, packed once more for the kernels, and its graph."""
+_BASE_BYTES = 96 << 20
+"""Memory of Python, numpy and the runtime before a model is opened."""
+_README = """\
+This folder measures models on this device. It needs Python 3.9 or newer with numpy and onnxruntime, no network, and no
+rights besides those to write here:
+
+    python3 -m {program}
+
+The results are written to the folder `out`. Ctrl-C ends it; the same command goes on where it was. Bring `out` back,
+and read it with `retort edge pull {name} --by-hand out`.
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model that goes to the device.
+
+    Attributes:
+        session: its session here, of which only the signature is used.
+    """
+
+    name: str
+    artifact: Artifact
+    session: Session
+
+
+def write_device_bundle(
+    models: Mapping[str, Artifact], splits: Splits, options: EdgeOptions, place: Place, console: Console
+) -> Artifact:
+    """Write the folder for a device.
+
+    Args:
+        models: by name; the first is the reference.
+        splits: the samples of the test split go along, with their targets.
+
+    Raises:
+        UserError: a model is no ONNX file, or the models take different inputs.
+        DataError: the samples do not fit the models.
+        StorageError: the disk is full or not writable.
+    """
+    opened = [_opened(name, model) for name, model in models.items()]
+    _raise_if_other_inputs(opened)
+    with new_artifact(place, "edge", "edge", options=options) as draft:
+        folder = draft.folder
+        candidates = [_candidate(folder, index, one) for index, one in enumerate(opened)]
+        data = _samples(folder, opened[0], splits, options.rows)
+        _fixed_batches(candidates, options)
+        shutil.copytree(RUNNER, folder / PROGRAM, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "README.txt").write_text(_README.format(program=PROGRAM, name=place.directory.name), encoding="utf-8")
+        described = {
+            "schema": SCHEMA,
+            "candidates": candidates,
+            "reference": opened[0].name,
+            "data": {**data, "fingerprint": splits.fingerprint()},
+            "policy": _policy(options),
+            "needs_bytes": _needed_bytes(folder, candidates),
+            "files": _checksums(folder),
+        }
+        (folder / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    for one in opened:
+        one.session.close()
+    made = load_artifact(place.directory)
+    console.stage("edge", f"{counted(len(opened), 'model')} and {counted(int(data['rows']), 'sample')} in {made.path}")
+    return made
+
+
+def _opened(name: str, model: Artifact) -> Measured:
+    raise_if_not(model, "graph")
+    return Measured(name, model, open_session(model.main, SessionOptions(threads=1)))
+
+
+def _raise_if_other_inputs(models: Sequence[Measured]) -> None:
+    first = models[0]
+    wanted = [(spec.name, spec.dtype, len(spec.shape)) for spec in first.session.signature.inputs]
+    for other in models[1:]:
+        found = [(spec.name, spec.dtype, len(spec.shape)) for spec in other.session.signature.inputs]
+        if sorted(found) != sorted(wanted):
+            ours, theirs = (one.session.signature.describe_inputs() for one in (first, other))
+            raise UserError(
+                f"'{first.name}' takes {ours}, and '{other.name}' takes {theirs}",
+                "measure models with the same inputs, so that they get the same samples",
+            )
+
+
+def _candidate(folder: Path, index: int, model: Measured) -> dict[str, Any]:
+    """The entry of a model, whose files are copied."""
+    home = folder / "models" / str(index)
+    home.mkdir(parents=True)
+    main, signature = model.artifact.main, model.session.signature
+    shutil.copyfile(main, home / "model.onnx")
+    for name in sorted(side_files(main.read_bytes())):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(main.parent / name, home / name)
+    return {
+        "name": model.name,
+        "file": (home / "model.onnx").relative_to(folder).as_posix(),
+        "original": main.name,
+        "sha256": sha256_file(main),
+        "batch_axis": _axes(signature.inputs, signature.fixed_batch),
+        "output_axis": _axes(signature.outputs, signature.fixed_batch),
+        "fixed_batch": signature.fixed_batch or 0,
+    }
+
+
+def _axes(specs: Sequence[TensorSpec], fixed: int | None) -> dict[str, int]:
+    """The batch axis of each tensor that has one; of a model for one batch size, the first axis of that size."""
+    named = {spec.name: spec.shape.index(BATCH) for spec in specs if BATCH in spec.shape}
+    return named or {spec.name: 0 for spec in specs if fixed and spec.shape and spec.shape[0] == fixed}
+
+
+def _samples(folder: Path, model: Measured, splits: Splits, most: int) -> dict[str, Any]:
+    """The inputs of the test samples as files, and their targets."""
+    test = fit_to(splits, model.session.signature).test
+    rows = min(len(test), most)
+    feeds, targets = test.read(range(rows))
+    checked = model.session.signature.validate(_first_batch(feeds, model))
+    (folder / "data").mkdir()
+    inputs = {}
+    for index, (name, array) in enumerate(feeds.items()):
+        inputs[name] = f"data/input-{index}.npy"
+        np.save(folder / inputs[name], np.ascontiguousarray(array, checked[name].dtype))
+    if targets is not None:
+        np.save(folder / "data/targets.npy", np.asarray(targets))
+    return {"inputs": inputs, "targets": None if targets is None else "data/targets.npy", "rows": rows}
+
+
+def _first_batch(feeds: Mapping[str, Array], model: Measured) -> dict[str, Array]:
+    """As many rows as the model takes at once, to compare them with its signature."""
+    signature = model.session.signature
+    rows, axes = signature.fixed_batch or 1, _axes(signature.inputs, signature.fixed_batch)
+    return {
+        name: np.take(array, np.arange(rows) % array.shape[axes[name]], axes[name]) if name in axes else array
+        for name, array in feeds.items()
+    }
+
+
+def _fixed_batches(candidates: Sequence[Mapping[str, Any]], options: EdgeOptions) -> None:
+    for one in candidates:
+        size = one["fixed_batch"]
+        if size and options.batch_sizes != (size,):
+            raise UserError(
+                f"'{one['name']}' was made for a batch size of {size}, and {list(options.batch_sizes)} are asked for",
+                f"give --batch-sizes {size}, or export it with a dynamic batch axis",
+            )
+
+
+def _policy(options: EdgeOptions) -> dict[str, Any]:
+    asked = options.model_dump(mode="json")
+    asked["batches"] = asked.pop("batch_sizes")
+    return {**asked, "least": 12, "cold_file_starts": min(options.cold_file_starts, options.starts)}
+
+
+def _needed_bytes(folder: Path, candidates: Sequence[Mapping[str, Any]]) -> int:
+    """Memory that the timing needs, in which all models are open."""
+    homes = [(folder / one["file"]).parent for one in candidates]
+    sizes = sum(path.stat().st_size for home in homes for path in home.rglob("*") if path.is_file())
+    return int(_LOADED * sizes) + _BASE_BYTES
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}

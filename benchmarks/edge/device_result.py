@@ -1,0 +1,159 @@
+"""The results of a device in the one form of results, so that tables, reports, comparisons and gates read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ...core.artifact import Artifact, load_artifact
+from ...core.counts import counted, listed
+from ...core.errors import ArtifactError
+from ...core.options.stage_options import MetricName
+from ..accuracy import Accuracy, Predictions, measure_accuracy
+from ..build_result import new_result, stage_entry
+from ..compare_models import metric_of
+from ..footprint import Memory
+from ..machine import cpu_features
+from ..result import Result
+from ..timing.latency import LatencyComparison
+from .device_times import comparison_of
+from .pulled_results import Part, Pulled
+
+RUNTIME = "ONNX Runtime on the CPU"
+
+
+def results_of(pulled: Pulled, metric: MetricName | None = None, where: str = "") -> list[Result]:
+    """One result for each kind of cores and number of threads that were timed; one without times if none was.
+
+    Args:
+        metric: by default it is chosen from the type of the targets.
+        where: the device as the user calls it.
+
+    Raises:
+        ArtifactError: the raw numbers of a part are incomplete, or no part has any.
+    """
+    policy = pulled.described["policy"]
+    confidence, seed = float(policy["confidence"]), int(policy["seed"])
+    groups: dict[tuple[str, int], dict[int, LatencyComparison]] = {}
+    for part in pulled.of_kind("latency"):
+        if not part.error and part.name != "sustain":
+            key = (str(part.facts["cores"]), int(part.facts["threads"]))
+            groups.setdefault(key, {})[int(part.facts["batch"])] = comparison_of(pulled, part, confidence, seed)
+    accuracy = _accuracies(pulled, metric, confidence)
+    if not groups and not accuracy:
+        told = "; ".join(f"{part.name}: {part.error}" for part in pulled.parts.values() if part.error)
+        raise ArtifactError(f"nothing was measured: {told or pulled.why or 'no part was finished'}", "run it again")
+    device = device_name(pulled.device, where)
+    return [
+        _result(pulled, device, key, latency, accuracy)
+        for key, latency in (groups or {("all", 0): {}}).items()
+    ]  # fmt: skip
+
+
+def device_name(device: Mapping[str, Any], where: str = "") -> str:
+    """The device as the user calls it, with its board."""
+    board = str(device.get("board") or device["cpu"]["model"] or device["machine"])
+    return f"{where} ({board})" if where else board
+
+
+def _result(
+    pulled: Pulled,
+    device: str,
+    key: tuple[str, int],
+    latency: Mapping[int, LatencyComparison],
+    accuracy: Mapping[str, Accuracy],
+) -> Result:
+    names = [one["name"] for one in pulled.described["candidates"]]
+    entries = [
+        stage_entry(
+            one["name"],
+            _artifact(pulled, one),
+            accuracy=accuracy.get(one["name"]),
+            latency=latency,
+            memory=_memory(pulled, one["name"]),
+            runtime=RUNTIME,
+        )
+        for one in pulled.described["candidates"]
+    ]
+    cores, threads = key
+    kind = "" if cores == "all" else f", {cores} cores"
+    told = f", {counted(threads, 'thread')}" if latency else ""
+    data = pulled.described["data"]
+    facts = {"fingerprint": data["fingerprint"], "test_samples": data["rows"]}
+    against = f"{listed(names[1:])} against {names[0]}" if names[1:] else names[0]
+    return new_result(
+        f"{against} on {device}{kind}{told}",
+        entries,
+        reference=names[0],
+        latency=latency,
+        data=facts,
+        notes=_notes(pulled),
+        machine=_machine(pulled.device),
+    )
+
+
+def _artifact(pulled: Pulled, candidate: Mapping[str, Any]) -> Artifact:
+    return load_artifact(pulled.bundle / str(candidate["file"]))
+
+
+def _machine(device: Mapping[str, Any]) -> dict[str, Any]:
+    """The device as the machine of a result."""
+    cpu = device["cpu"]
+    known = {"logical": cpu["logical"], "usable": float(cpu["usable"]), "governor": cpu["governor"] or None}
+    name = cpu["model"] or device["board"] or cpu["part"] or device["machine"]
+    return {
+        **{key: device[key] for key in ("os", "kernel", "machine", "python", "memory_bytes", "packages")},
+        "cpu": {"model": name, "features": list(cpu_features(flags=cpu["flags"])), "max_mhz": None, **known},
+        "device": dict(device),
+        "gpu": [],
+    }
+
+
+def _memory(pulled: Pulled, name: str) -> Memory | None:
+    """The median over the starts of the largest memory."""
+    starts = [part.facts for part in pulled.of_kind("cold") if part.facts["candidate"] == name and not part.error]
+    known = [one for one in starts if one.get("peak_bytes") and one.get("baseline_bytes")]
+    if not known:
+        return None
+    peak, base = (int(median(one[key] for one in known)) for key in ("peak_bytes", "baseline_bytes"))
+    return Memory(peak, base, max(0, peak - base), 1)
+
+
+def _accuracies(pulled: Pulled, metric: MetricName | None, confidence: float) -> dict[str, Accuracy]:
+    """The metric of each candidate whose samples were all computed, and its loss against the reference."""
+    found = {
+        name: part for part in pulled.of_kind("accuracy") if (name := str(part.facts["candidate"])) and part.arrays
+    }
+    names = [one["name"] for one in pulled.described["candidates"] if one["name"] in found]
+    if not names or names[0] != pulled.described["reference"]:
+        return {}
+    outputs = {name: outputs_of(found[name]) for name in names}
+    targets = pulled.described["data"]["targets"]
+    truth = None if targets is None else np.load(pulled.bundle / targets, allow_pickle=False)
+    done = min(len(next(iter(values.values()))) for values in outputs.values())
+    made = {
+        name: Predictions(values, truth if truth is None else truth[:done]).first(done)
+        for name, values in outputs.items()
+    }
+    first = made[names[0]]
+    judged = metric or metric_of(first)
+    return {
+        name: measure_accuracy(judged, made[name], None if name == names[0] else first, confidence=confidence)
+        for name in names
+    }
+
+
+def outputs_of(part: Part) -> dict[str, Any]:
+    """The outputs of a candidate by name, one row per sample."""
+    return {name.partition(":")[2]: array for name, array in part.arrays.items() if name.startswith("output:")}
+
+
+def _notes(pulled: Pulled) -> list[str]:
+    """What did not go as asked, in sentences."""
+    told = [f"{part.name} failed: {part.error}" for part in pulled.parts.values() if part.error]
+    if pulled.state == "ended":
+        told.insert(0, f"the run was ended before it was finished: {pulled.why}")
+    return told

@@ -1,0 +1,54 @@
+"""Options of a measurement on another device."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .option_types import Confidence, Count, Options, Positive, Seed
+
+Cores = Literal["all", "big", "little"]
+
+
+class EdgeOptions(Options):
+    """Measurement of models on a device: latency, cold start, memory and accuracy."""
+
+    batch_sizes: tuple[Count, ...] = Field(
+        default=(1,), min_length=1, description="Batch sizes (rows per call) to time."
+    )
+    threads: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(1,),
+        min_length=1,
+        description="Numbers of runtime threads to time. 0 is as many as the device has cores of the kind.",
+    )
+    cores: tuple[Cores, ...] = Field(
+        default=("all",),
+        min_length=1,
+        description="Cores to time on: all, or the big or the little ones of a processor that has both. A kind that "
+        "the device does not have is left out.",
+    )
+    seconds: Positive = Field(default=20.0, description="Longest timing of a batch size with a number of threads.")
+    block_ms: Positive = Field(default=5.0, description="Length of one timed block, in milliseconds.")
+    precision: float = Field(
+        default=0.02,
+        ge=0,
+        description="Half width of the intervals that ends a timing early. 0 uses all the time.",
+    )
+    starts: int = Field(
+        default=10, ge=0, description="Number of new processes per model whose start and memory are measured."
+    )
+    cold_file_starts: int = Field(
+        default=3, ge=0, description="How many of them find the model's file outside of the page cache."
+    )
+    accuracy: bool = Field(default=True, description="Compute every sample on the device, and compare the outputs.")
+    rows: Count = Field(default=1000, description="Largest number of samples in the bundle.")
+    sustain_minutes: float = Field(
+        default=0.0, ge=0, description="Minutes of a timing without a break, in which a device may become hot."
+    )
+    minutes: Positive = Field(default=120.0, description="Longest duration of the whole run on the device.")
+    celsius: float | None = Field(
+        default=None, gt=0, description="Temperature at which the run ends. The default is the device's own protection."
+    )
+    confidence: Confidence = Field(default=0.95, description="Confidence level of every interval.")
+    seed: Seed = Field(default=0, description="Random seed of the order of blocks and of the bootstrap.")
