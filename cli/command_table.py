@@ -27,9 +27,15 @@ MODULES = {
 """The commands of each module of this package, in the order of `retort --help`."""
 
 
+GROUPS = {"edge.edge_commands": "edge", "edge.device_commands": "edge"}
+"""The modules of the groups of commands, such as `retort edge run`."""
+
+
 def application(command: str = "") -> Any:
     """The command line with one command; with all commands if there is no such one, as for `--help`."""
-    chosen = [module for module, names in MODULES.items() if command in names] or list(MODULES)
+    chosen = [module for module, names in MODULES.items() if command in names]
+    chosen += [module for module, name in GROUPS.items() if command == name]
+    chosen = chosen or [*MODULES, *GROUPS]
     for module in ("version", *chosen):
         import_module(f".{module}", __package__)
     from .app import app
@@ -38,5 +44,9 @@ def application(command: str = "") -> Any:
     wanted = {command} & {*order} or {*order}
     made = copy(app)  # typer reads the types of every registered command, also of those that other calls imported
     made.registered_commands = [known for known in app.registered_commands if known.name in wanted]
+    groups = {command} & {*GROUPS.values()} or {*GROUPS.values()}
+    alone = command in order
+    made.registered_groups = [] if alone else [known for known in app.registered_groups if known.name in groups]
+    made.registered_commands = [] if command in GROUPS.values() else made.registered_commands
     made.registered_commands.sort(key=lambda known: order.index(known.name or ""))
     return made

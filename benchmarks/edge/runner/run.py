@@ -44,15 +44,31 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     folder = Path(__file__).resolve().parents[1]
     try:
-        manifest = checked(folder)
         if given.check:
+            checked(folder)
             sys.stdout.write(json.dumps(described(folder=folder)) + "\n")
             return 0
         with locked(given.out):
-            return Run(folder, manifest, given.out).go()
+            return _locked_run(folder, given.out)
     except Refused as error:
         sys.stderr.write(f"{error}\n")
         return 2
+
+
+def _locked_run(folder: Path, out: Path) -> int:
+    """Check and run; the state is told from the first moment on.
+
+    Raises:
+        Refused: the run cannot begin.
+    """
+    state = {"state": "running", "done": 0, "of": 1, "part": "checksums", "why": "", "pid": os.getpid()}
+    _write(out / "status.json", state)
+    try:
+        manifest = checked(folder)
+    except Refused as error:
+        _write(out / "status.json", {**state, "state": "refused", "why": str(error)})
+        raise
+    return Run(folder, manifest, out).go()
 
 
 def checked(folder: Path) -> dict[str, Any]:

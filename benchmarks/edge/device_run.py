@@ -1,0 +1,249 @@
+"""A run on a device: look whether it can begin, send, start, wait, bring back, and clean up.
+
+The program runs by itself on the device: a link that is cut ends nothing, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.console import Console
+from ...core.counts import counted
+from ...core.errors import MachineError, UserError
+from ...core.system.owned_folders import sha256_file
+from .device_bundle import DESCRIPTION, PROGRAM
+from .pulled_results import RESULT
+from .ssh import Device, LinkLost
+
+POLL_S, LOST_S = 2.0, 600.0
+"""Seconds between two looks at a run, and how long a lost device is waited for."""
+SPARE_BYTES = 256 << 20
+"""Free space that the results may need beside the bundle."""
+_ASKED = """
+import json, os, platform, shutil, sys
+from importlib import metadata
+def version(name):
+    try:
+        return metadata.version(name)
+    except Exception:
+        return ''
+memory = {}
+try:
+    memory = {l.split(':')[0]: int(l.split()[1]) * 1024 for l in open('/proc/meminfo') if l.split()[1].isdigit()}
+except OSError:
+    pass
+print(json.dumps({'python': platform.python_version(), 'new': sys.version_info >= (3, 9), 'machine': platform.machine(),
+ 'bits': platform.architecture()[0], 'libc': ' '.join(platform.libc_ver()), 'system': platform.system(),
+ 'numpy': version('numpy'), 'onnxruntime': version('onnxruntime') or version('onnxruntime-gpu'),
+ 'free': shutil.disk_usage(sys.argv[1]).free, 'available': memory.get('MemAvailable'), 'executable': sys.executable}))
+"""
+NO_WHEELS = ("armv7l", "armv6l", "i686", "i386")
+"""Machines for which ONNX Runtime publishes no wheels."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What a device answered before anything was sent to it.
+
+    Attributes:
+        facts: versions, machine, free memory and disk.
+        faults: why a run cannot begin, each with its remedy.
+    """
+
+    facts: Mapping[str, Any]
+    faults: tuple[str, ...] = ()
+
+
+def look(device: Device, bundle_bytes: int = 0, needed_bytes: int = 0) -> Readiness:
+    """Ask a device whether it can measure; nothing is written but its folder.
+
+    Args:
+        bundle_bytes: size of what is to be sent.
+        needed_bytes: memory that the models need.
+
+    Raises:
+        LinkLost: it cannot be reached.
+        MachineError: it has no Python.
+    """
+    try:
+        facts: Mapping[str, Any] = device.python_run(_ASKED, device.folder, timeout_s=60)
+    except LinkLost:
+        raise
+    except MachineError as error:
+        remedy = "install Python 3.9 or newer there, or name it with --python"
+        raise MachineError(f"{device.host} has no working {device.python}: {error.message}", remedy) from error
+    return Readiness(facts, tuple(_faults(device, facts, bundle_bytes, needed_bytes)))
+
+
+def _faults(device: Device, facts: Mapping[str, Any], bundle_bytes: int, needed_bytes: int) -> list[str]:
+    told = []
+    if not facts["new"]:
+        told.append(f"Python {facts['python']} is too old: install 3.9 or newer, and name it with --python")
+    missing = [name for name in ("numpy", "onnxruntime") if not facts[name]]
+    if missing and (facts["machine"] in NO_WHEELS or facts["bits"] == "32bit"):
+        told.append(
+            f"{' and '.join(missing)} cannot be installed: ONNX Runtime has no wheels for {facts['machine']}; "
+            "a 64-bit system on the same board has them"
+        )
+    elif missing:
+        told.append(f"{' and '.join(missing)} is missing: {facts['executable']} -m pip install {' '.join(missing)}")
+    if facts["free"] < bundle_bytes + SPARE_BYTES:
+        free, wanted = facts["free"] >> 20, (bundle_bytes + SPARE_BYTES) >> 20
+        told.append(f"{free} MB of the disk are free, and the bundle and its results need {wanted} MB")
+    if facts["available"] is not None and facts["available"] < needed_bytes:
+        free, wanted = facts["available"] >> 20, needed_bytes >> 20
+        told.append(f"{free} MB of memory are free, and the models need about {wanted} MB: measure fewer at once")
+    return told
+
+
+def require_ready(device: Device, found: Readiness) -> None:
+    """Raise what :func:`look` found.
+
+    Raises:
+        MachineError: the device cannot measure.
+    """
+    if found.faults:
+        first, *others = found.faults
+        more = "".join(f"; {one}" for one in others)
+        what, _, remedy = f"{first}{more}".partition(": ")
+        raise MachineError(f"{device.host} cannot measure: {what}", remedy or "free some, or measure less")
+
+
+def push(device: Device, bundle: Path, console: Console) -> int:
+    """Send a bundle; the number of files that were sent.
+
+    Raises:
+        LinkLost: the connection was cut; what has arrived stays.
+    """
+    described = json.loads((bundle / DESCRIPTION).read_bytes())
+    files = {**described["files"], DESCRIPTION: sha256_file(bundle / DESCRIPTION)}
+    total = sum((bundle / name).stat().st_size for name in files)
+    with console.progress(f"send to {device.host}", total) as bar:
+        return device.push(bundle, files, bar.advance)
+
+
+def start(device: Device, bundle: Path) -> None:
+    """Start the run on the device, apart from this connection; one that runs already goes on.
+
+    Raises:
+        MachineError: it cannot begin; the message is that of the device.
+    """
+    here, program = shlex.quote(device.folder), f"{device.python} -m {PROGRAM}"
+    checked = f"cd {here} && {program} --check >/dev/null"
+    device.run(checked, timeout_s=600)
+    device.run(
+        f"cd {here} && mkdir -p out && rm -f out/status.json && (nohup setsid {program} >out/run.log 2>&1 </dev/null &)"
+    )
+
+
+def status(device: Device) -> dict[str, Any]:
+    """How far a run is: ``state``, ``done``, ``of``, ``part`` and ``why``; the state is ``absent`` before it began.
+
+    A run whose process has vanished is ``vanished``.
+    """
+    code = (
+        "import json, os, sys\n"
+        "try:\n"
+        "    found = json.load(open(os.path.join(sys.argv[1], 'out', 'status.json')))\n"
+        "except (OSError, ValueError):\n"
+        "    found = {'state': 'absent'}\n"
+        "try:\n"
+        "    os.kill(found.get('pid', -1) if found['state'] == 'running' else os.getpid(), 0)\n"
+        "except (OSError, OverflowError):\n"
+        "    found['state'] = 'vanished'\n"
+        "print(json.dumps(found))"
+    )
+    found: dict[str, Any] = device.python_run(code, device.folder, timeout_s=60)
+    return found
+
+
+def wait(device: Device, console: Console) -> dict[str, Any]:
+    """Wait until a run has ended, and show how far it is; a link that is lost meanwhile is tried again for minutes.
+
+    Raises:
+        LinkLost: the device did not come back.
+        MachineError: its process vanished, as after a restart of the device.
+    """
+    shown, lost, absent = 0, 0.0, 0
+    with console.progress(f"measure on {device.host}", 1) as bar:
+        while True:
+            try:
+                found = status(device)
+                lost = 0.0
+            except LinkLost:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > LOST_S:
+                    raise
+                bar.advance(0, note="the device does not answer; it is tried again")
+                time.sleep(POLL_S)
+                continue
+            absent = absent + 1 if found["state"] in ("absent", "vanished") else 0
+            if absent > 5:
+                log = device.run(f"tail -n 3 {shlex.quote(device.folder)}/out/run.log || true").decode(
+                    "utf-8", "replace"
+                )
+                told = log.strip().splitlines()[-1:] or ["it says nothing"]
+                raise MachineError(f"the run on {device.host} has vanished: {told[0]}", "the same command goes on")
+            if "of" in found:
+                bar.resize(int(found["of"]))
+                bar.advance(int(found["done"]) - shown, note=str(found.get("part", "")))
+                shown = int(found["done"])
+            if found["state"] not in ("running", "absent", "vanished"):
+                return found
+            time.sleep(POLL_S)
+
+
+def stop(device: Device) -> bool:
+    """End a run; whether there was one."""
+    found = status(device)
+    if found["state"] != "running":
+        return False
+    device.run(f"kill -TERM {int(found['pid'])}")
+    return True
+
+
+def pull(device: Device, out: Path, console: Console) -> Path:
+    """Bring the results back.
+
+    Raises:
+        MachineError: there are none yet, or a file arrived damaged.
+        LinkLost: the connection was cut; what has arrived stays.
+    """
+    try:
+        described = device.run(f"cat {shlex.quote(device.folder)}/out/{RESULT}")
+        files = json.loads(described)["files"]
+    except LinkLost:
+        raise
+    except (MachineError, ValueError, LookupError) as error:
+        raise MachineError(f"{device.host} has no results in {device.folder}/out", "wait for the run to end") from error
+    with console.progress(f"bring back from {device.host}", 1) as bar:
+        received = 0
+
+        def told(size: int) -> None:
+            nonlocal received
+            received += size
+            bar.resize(max(1, received))
+            bar.advance(size)
+
+        device.pull(out, files, told)
+    (out / RESULT).write_bytes(described)
+    console.say(f"            {counted(len(files), 'file')} of {device.host} in {out}")
+    return out
+
+
+def clean(device: Device) -> None:
+    """Delete the folder on the device, if it is one of ours.
+
+    Raises:
+        UserError: it contains no bundle.
+    """
+    here = shlex.quote(device.folder)
+    if device.run(f"test -f {here}/{DESCRIPTION} && test -d {here}/{PROGRAM} && echo ours || true").strip() != b"ours":
+        raise UserError(f"{device.folder} on {device.host} is no folder of ours, so it stays", "delete it by hand")
+    device.run(f"rm -rf {here}")

@@ -1,0 +1,137 @@
+"""The subcommands of `retort edge` for a device alone: push, status, stop, doctor and clean."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ...core.counts import counted
+from ...core.errors import MachineError
+from ..app import Debug, Json, console
+from .edge_arguments import Bundle, Folder, Host, Python, SshOptions, device_of_bundle, edge, loaded, prepared
+
+
+@edge.command("push")
+def push(
+    bundle: Bundle,
+    host: Host,
+    folder: Folder = None,
+    ssh_option: SshOptions = [],  # noqa: B006
+    python: Python = "python3",
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start the run as soon as all has arrived.")] = True,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Send a bundle to a device and start it there; it runs on when the connection ends.
+
+    Example: `retort edge push for-the-pi pi@raspberrypi.local`
+    """
+    from ...benchmarks.edge import device_run
+
+    screen, made = console(json), loaded(bundle)
+    device = device_of_bundle(host, folder, ssh_option, python, made)
+    sent = prepared(device, made, screen)
+    if start:
+        device_run.start(device, made.path)
+    where = f"{host}:{device.folder}"
+    text = f"sent {counted(sent, 'file')} to {where}" + ("; it measures now" if start else "")
+    screen.result({"device": host, "folder": device.folder, "sent": sent, "started": start}, text)
+
+
+@edge.command("status")
+def status(
+    bundle: Bundle,
+    host: Host,
+    folder: Folder = None,
+    ssh_option: SshOptions = [],  # noqa: B006
+    python: Python = "python3",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show how far a run on a device is.
+
+    Example: `retort edge status for-the-pi pi@raspberrypi.local`
+    """
+    from ...benchmarks.edge import device_run
+
+    found = device_run.status(device_of_bundle(host, folder, ssh_option, python, loaded(bundle)))
+    why = f": {found['why']}" if found.get("why") else ""
+    part = f", now {found['part']}" if found.get("part") else ""
+    done = f"{found['done']} of {counted(int(found['of']), 'part')}{part}" if "of" in found else "nothing has begun"
+    console(json).result({"device": host, **found}, f"{host}: {found['state']}{why}, {done}")
+
+
+@edge.command("stop")
+def stop(
+    bundle: Bundle,
+    host: Host,
+    folder: Folder = None,
+    ssh_option: SshOptions = [],  # noqa: B006
+    python: Python = "python3",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """End a run on a device; what is finished stays, and another start goes on.
+
+    Example: `retort edge stop for-the-pi pi@raspberrypi.local`
+    """
+    from ...benchmarks.edge import device_run
+
+    ran = device_run.stop(device_of_bundle(host, folder, ssh_option, python, loaded(bundle)))
+    console(json).result({"device": host, "ran": ran}, "it is ended" if ran else "nothing runs there")
+
+
+@edge.command("doctor")
+def doctor(
+    host: Host,
+    folder: Folder = None,
+    ssh_option: SshOptions = [],  # noqa: B006
+    python: Python = "python3",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look whether a device can measure: reachable, Python, packages, memory and disk.
+
+    Example: `retort edge doctor pi@raspberrypi.local`
+    """
+    from ...benchmarks.edge import device_run
+
+    screen = console(json)
+    found = device_run.look(device_of_bundle(host, folder, ssh_option, python, None))
+    facts = found.facts
+    rows = [
+        ("machine", f"{facts['system']} on {facts['machine']}, {facts['libc']}"),
+        ("Python", f"{facts['python']} ({facts['executable']})"),
+        ("packages", f"numpy {facts['numpy'] or 'missing'}, onnxruntime {facts['onnxruntime'] or 'missing'}"),
+        ("free disk", f"{facts['free'] / 1e9:.1f} GB"),
+        ("free memory", "unknown" if facts["available"] is None else f"{facts['available'] / 1e9:.1f} GB"),
+    ]
+    screen.table(host, ["what", "found"], rows, words=True)
+    for fault in found.faults:
+        screen.warn(fault)
+    told = f"{host} cannot measure" if found.faults else f"{host} can measure"
+    screen.result({"device": host, **facts, "faults": list(found.faults)}, told)
+    if found.faults:
+        raise typer.Exit(MachineError.exit_code)
+
+
+@edge.command("clean")
+def clean(
+    bundle: Bundle,
+    host: Host,
+    folder: Folder = None,
+    ssh_option: SshOptions = [],  # noqa: B006
+    python: Python = "python3",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Delete a bundle and its results on a device; what was brought home stays.
+
+    Example: `retort edge clean for-the-pi pi@raspberrypi.local`
+    """
+    from ...benchmarks.edge import device_run
+
+    device = device_of_bundle(host, folder, ssh_option, python, loaded(bundle))
+    device_run.clean(device)
+    console(json).result({"device": host, "folder": device.folder}, f"deleted {device.folder} on {host}")

@@ -1,0 +1,84 @@
+"""What the commands for other devices share: their group, their arguments, the bundle and the device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...core.artifact import Artifact, load_artifact, raise_if_not
+from ...core.console import Console
+from ...core.options.stage_options import MetricName
+from ..app import app
+from ..interruptible import Interruptible
+
+if TYPE_CHECKING:
+    from ...benchmarks.edge.ssh import Device
+
+edge = typer.Typer(
+    cls=Interruptible,
+    help="Measure models on a Raspberry Pi, a Jetson or any box that ssh reaches, with the statistics of `bench`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+app.add_typer(edge, name="edge")
+Host = Annotated[
+    str, typer.Argument(help="Device as ssh takes it, such as pi@raspberrypi.local, or local for this machine.")
+]
+Models = Annotated[list[Path], typer.Argument(help="Files (.onnx) or artifact folders. The first is the reference.")]
+Bundle = Annotated[Path, typer.Argument(help="Folder that `retort edge bundle` wrote.")]
+Folder = Annotated[
+    str | None,
+    typer.Option(help="Folder on the device. The default is ~/retort-edge with the key of the bundle."),
+]
+SshOptions = Annotated[
+    list[str], typer.Option("--ssh-option", help="Further arguments of ssh, such as '-p 2222'. Repeatable.")
+]
+Python = Annotated[str, typer.Option(help="Python on the device, 3.9 or newer, with numpy and onnxruntime.")]
+Results = Annotated[Path | None, typer.Option(help="Folder for the results. By default it is below runs.")]
+Metric = Annotated[
+    MetricName | None, typer.Option(help="Metric on the samples. By default it is chosen from the type of the targets.")
+]
+
+
+def loaded(path: Path) -> Artifact:
+    """The bundle in a folder.
+
+    Raises:
+        ArtifactError: it is another artifact, or was altered.
+    """
+    made = load_artifact(path)
+    raise_if_not(made, "edge")
+    return made
+
+
+def device_of_bundle(
+    host: str, folder: str | None, ssh_option: list[str], python: str, bundle: Artifact | None
+) -> Device:
+    """The device of a command line, with the whole path of its folder.
+
+    Raises:
+        LinkLost: it cannot be reached.
+    """
+    from ...benchmarks.edge.ssh import device_of
+
+    default = f"~/retort-edge/{bundle.key[:12]}" if bundle is not None else "~/retort-edge"
+    return device_of(host, folder or default, ssh_option, python).absolute()
+
+
+def prepared(device: Device, made: Artifact, screen: Console) -> int:
+    """Look whether the device can measure a bundle, and send it; the number of files that were sent.
+
+    Raises:
+        MachineError: it cannot measure.
+        LinkLost: it cannot be reached.
+    """
+    from ...benchmarks.edge import device_run
+    from ...benchmarks.edge.device_bundle import DESCRIPTION
+
+    needed = int(json.loads((made.path / DESCRIPTION).read_bytes())["needs_bytes"])
+    size = sum(entry.size_bytes for entry in made.manifest.files.values())
+    device_run.require_ready(device, device_run.look(device, size, needed))
+    return device_run.push(device, made.path, screen)

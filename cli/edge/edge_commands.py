@@ -1,0 +1,203 @@
+"""The subcommands of `retort edge` that make bundles and read results: bundle, run and pull."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...core.artifact import Artifact, load_artifact
+from ...core.console import Console
+from ...core.context import Place
+from ...core.errors import MachineError, UserError
+from ...core.options.edge_options import EdgeOptions
+from ...core.options.stage_options import MetricName
+from ...core.system.owned_folders import RUNS
+from ..app import Data, DataArgs, Debug, Force, Json, Out, Settings, console, context_of
+from ..flags import build_options, with_flags
+from .edge_arguments import (
+    Bundle,
+    Folder,
+    Host,
+    Metric,
+    Models,
+    Python,
+    Results,
+    SshOptions,
+    device_of_bundle,
+    edge,
+    loaded,
+    prepared,
+)
+
+if TYPE_CHECKING:
+    from ...benchmarks.edge.pulled_results import Pulled
+
+
+def bundle(
+    models: Models,
+    data: Data,
+    data_arg: DataArgs = [],  # noqa: B006
+    out: Out = None,
+    force: Force = False,
+    set_: Settings = [],  # noqa: B006
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Write the folder that measures models on a device, to be sent by `retort edge push` or carried by hand.
+
+    Example: `retort edge bundle fp32.onnx int8.onnx --data digits --out for-the-pi`
+    """
+    screen = console(json)
+    made = _bundled(models, data, data_arg, build_options(EdgeOptions, flags, set_), out, force, screen)
+    screen.result({"bundle": str(made.path), "key": made.key}, f"{made.path}\nto run it by hand: see its README.txt")
+
+
+edge.command("bundle")(with_flags(bundle, EdgeOptions))
+
+
+def run(
+    host: Host,
+    models: Models,
+    data: Data = "",
+    data_arg: DataArgs = [],  # noqa: B006
+    results: Results = None,
+    metric: Metric = None,
+    folder: Folder = None,
+    ssh_option: SshOptions = [],  # noqa: B006
+    python: Python = "python3",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the folder on the device.")] = False,
+    set_: Settings = [],  # noqa: B006
+    json: Json = False,
+    debug: Debug = False,
+    **flags: Any,
+) -> None:
+    """Measure models on a device: look whether it can, send, measure, bring back, clean up, and print the table.
+
+    The link may be cut, and Ctrl-C pressed: the same command goes on where it was.
+
+    Example: `retort edge run pi@raspberrypi.local fp32.onnx int8.onnx --data digits`
+    """
+    from ...benchmarks.edge import device_run
+
+    screen = console(json)
+    made = _given_bundle(models, flags, set_) or _bundled(
+        models, data, data_arg, build_options(EdgeOptions, flags, set_), None, False, screen
+    )
+    device = device_of_bundle(host, folder, ssh_option, python, made)
+    prepared(device, made, screen)
+    device_run.start(device, made.path)
+    try:
+        ended = device_run.wait(device, screen)
+    except KeyboardInterrupt:
+        device_run.stop(device)
+        screen.say(f"the run on {host} is ended; the same command goes on where it was")
+        raise
+    if ended["state"] == "refused":
+        raise MachineError(f"{host} cannot measure: {ended['why']}", "correct it, and run the command again")
+    out = device_run.pull(device, results or _home(made, host), screen)
+    shown = _shown(made, out, host, metric, screen)
+    if not keep and ended["state"] == "finished":
+        device_run.clean(device)
+    screen.result(shown)
+
+
+edge.command("run")(with_flags(run, EdgeOptions))
+
+
+@edge.command("pull")
+def pull(
+    bundle: Bundle,
+    host: Annotated[str, typer.Argument(help="Device as for `retort edge push`; none with --by-hand.")] = "",
+    by_hand: Annotated[
+        Path | None, typer.Option(help="Folder out that was brought back by hand, instead of a device.")
+    ] = None,
+    results: Results = None,
+    metric: Metric = None,
+    folder: Folder = None,
+    ssh_option: SshOptions = [],  # noqa: B006
+    python: Python = "python3",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Bring the results of a run home, verify them, and print the table.
+
+    Example: `retort edge pull for-the-pi pi@raspberrypi.local`; `retort edge pull for-the-pi --by-hand /media/usb/out`
+    """
+    from ...benchmarks.edge import device_run
+
+    screen, made = console(json), loaded(bundle)
+    if bool(host) == bool(by_hand):
+        raise UserError("give either a device or --by-hand", "retort edge pull BUNDLE pi@raspberrypi.local")
+    if by_hand is None:
+        device = device_of_bundle(host, folder, ssh_option, python, made)
+        by_hand = device_run.pull(device, results or _home(made, host), screen)
+    screen.result(_shown(made, by_hand, host, metric, screen))
+
+
+def _given_bundle(models: list[Path], flags: dict[str, Any], set_: list[str]) -> Artifact | None:
+    """The bundle that was named instead of models."""
+    if len(models) != 1 or not models[0].is_dir():
+        return None
+    made = load_artifact(models[0])
+    if made.kind != "edge":
+        return None
+    if set_ or any(value not in (None, []) for value in flags.values()):
+        raise UserError(f"{models[0]} says itself what is measured", "give the options to `retort edge bundle`")
+    return made
+
+
+def _bundled(
+    models: list[Path],
+    data: str,
+    data_arg: list[str],
+    options: EdgeOptions,
+    out: Path | None,
+    force: bool,
+    screen: Console,
+) -> Artifact:
+    """The bundle of models; one of the same inputs that is there already is used again."""
+    from ...benchmarks.compare_models import by_name
+    from ...benchmarks.edge.device_bundle import write_device_bundle
+    from ...core.artifact import is_finished, stable_hash
+    from ...core.system.owned_folders import claim
+
+    named = by_name([load_artifact(path) for path in models])
+    context = context_of(data, data_arg, "classification", "cpu", options.seed, screen, "test")
+    parents = tuple(one.key for one in named.values())
+    key = stable_hash([list(named), parents, context.data.fingerprint(), options.model_dump(mode="json")])
+    place = Place(out or RUNS / f"edge-{key[:12]}", key, parents)
+    if out is not None:
+        claim(out, "edge", key, models, force)
+    if is_finished(place.directory) and (made := load_artifact(place.directory)).key == key:
+        screen.stage("edge", f"{made.path} is there already")
+        return made
+    return write_device_bundle(named, context.data, options, place, screen)
+
+
+def _home(made: Artifact, host: str) -> Path:
+    """Where the results of a device go by default."""
+    return RUNS / f"edge-{made.key[:12]}-{''.join(letter if letter.isalnum() else '-' for letter in host)}"
+
+
+def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, screen: Console) -> dict[str, Any]:
+    """Read results, print their tables, and write them beside the raw numbers; the same for ``--json``."""
+    from ...benchmarks.edge.device_result import results_of
+    from ...benchmarks.edge.pulled_results import read_results
+    from ...benchmarks.report.result_files import write_result
+    from ...benchmarks.report.table import print_table
+
+    pulled: Pulled = read_results(made.path, out)
+    written = []
+    for one in results_of(pulled, metric, host):
+        print_table(one, screen)
+        run = one.runs[0] if one.runs else None
+        path = out / (f"result-t{run.threads}-{one.id[:8]}.json" if run else "result-without-times.json")
+        write_result(one, path)
+        written.append((path, one))
+    files = [str(path) for path, _ in written]
+    screen.say("\n".join(f"wrote {file}" for file in files))
+    values = [one.model_dump(mode="json", by_alias=True) for _, one in written]
+    return {"device": host, "state": pulled.state, "files": files, "results": values}
