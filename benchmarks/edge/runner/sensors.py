@@ -167,7 +167,7 @@ def _domain(path: Path) -> str:
 
 
 def _numbers(paths: list[Path]) -> dict[str, int]:
-    found = {f"{path.parts[-3]}/{path.name}": _number(path) for path in paths}
+    found = {"/".join(path.parts[-3:]): _number(path) for path in paths}
     return {name: value for name, value in found.items() if value is not None}
 
 

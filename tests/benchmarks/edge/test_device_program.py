@@ -1,0 +1,195 @@
+"""The program that measures on a device: what it needs, what it finds, and what is left of a run that was ended."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edge_devices import bundle, dense, run_here, splits
+
+from retort.benchmarks.edge.device_bundle import PROGRAM, RUNNER
+from retort.benchmarks.edge.device_result import outputs_of, results_of
+from retort.benchmarks.edge.pulled_results import read_results
+from retort.core.artifact import Artifact
+from retort.core.errors import ArtifactError, MissingFileError
+from retort.core.session import open_session
+
+MAY_IMPORT = {"numpy", "onnxruntime", *sys.stdlib_module_names}
+CODE_BYTES = 64 << 10
+
+
+def test_it_is_small_old_and_alone() -> None:
+    """At most 64 KB of Python 3.9 that imports the standard library, numpy, the runtime and itself."""
+    files = sorted(RUNNER.glob("*.py"))
+    assert sum(path.stat().st_size for path in files) <= CODE_BYTES
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(), feature_version=(3, 9))):
+            if isinstance(node, ast.Import):
+                assert {alias.name.partition(".")[0] for alias in node.names} <= MAY_IMPORT, path
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 1 or (node.module or "").partition(".")[0] in MAY_IMPORT, path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A bundle of a wide and a narrow net after its run."""
+    folder = tmp_path_factory.mktemp("edge")
+    models = {"wide": dense(folder / "wide.onnx", 2048), "narrow": dense(folder / "narrow.onnx", 16)}
+    made = bundle(folder / "bundle", models, batch_sizes=(4,))
+    done = run_here(made)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return made
+
+
+def test_a_run_has_ratio_accuracy_and_memory(ran: Artifact) -> None:
+    """The narrow net is faster with an interval, every sample was computed, and memory was read in new processes."""
+    pulled = read_results(ran.path, ran.path / "out")
+    (result,) = results_of(pulled, where="here")
+    wide, narrow = (result.stage(name) for name in ("wide", "narrow"))
+    ratio = narrow.latency[4].ratio
+    assert ratio is not None
+    assert ratio.low > 1.5
+    assert len(narrow.latency[4].blocks_ms) == result.runs[0].rounds >= 12
+    assert wide.metric is not None
+    assert (wide.metric.name, wide.metric.n) == ("accuracy", 40)
+    assert wide.memory is not None
+    assert wide.memory.peak_bytes >= wide.memory.baseline_bytes > 1e6
+    assert result.env["device"]["host"]
+    (start,) = [part.facts for part in pulled.of_kind("cold") if part.facts["candidate"] == "wide"]
+    assert start["drop_cache"]
+    assert min(start["import_s"], start["load_s"], start["first_s"]) > 0
+
+
+def test_outputs_are_those_of_this_machine(ran: Artifact) -> None:
+    """What the device computed for each sample is what a session here gives."""
+    pulled = read_results(ran.path, ran.path / "out")
+    inputs = np.load(ran.path / "data/input-0.npy")
+    for part in pulled.of_kind("accuracy"):
+        (file,) = [one["file"] for one in pulled.described["candidates"] if one["name"] == part.facts["candidate"]]
+        session = open_session(ran.path / file)
+        np.testing.assert_allclose(outputs_of(part)["y"], session.run({"x": inputs})["y"], rtol=1e-5, atol=1e-5)
+        session.close()
+
+
+def test_what_is_finished_is_not_done_again(ran: Artifact) -> None:
+    """The same command again leaves every part as it is."""
+    before = {path: path.stat().st_mtime_ns for path in (ran.path / "out").glob("*-*.json")}
+    assert run_here(ran).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(before) == 5
+
+
+@pytest.mark.parametrize("name", ["latency-all-t1-b4.npz", "accuracy-wide.json", "device.json"])
+def test_results_that_were_changed_are_refused(ran: Artifact, name: str) -> None:
+    """A changed byte in any file is noticed before a number is read."""
+    path = ran.path / "out" / name
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+        with pytest.raises(ArtifactError, match="was changed after the run"):
+            read_results(ran.path, ran.path / "out")
+    finally:
+        path.write_bytes(content)
+
+
+def test_results_of_another_bundle_are_refused(ran: Artifact, tmp_path: Path) -> None:
+    """Results belong to the bundle that ran; a folder without results is told as such."""
+    other = bundle(tmp_path / "other", {"wide": dense(tmp_path / "wide.onnx", 16)})
+    with pytest.raises(ArtifactError, match="belong to another bundle"):
+        read_results(other.path, ran.path / "out")
+    with pytest.raises(MissingFileError, match=r"contains no result\.json"):
+        read_results(other.path, other.path)
+
+
+def test_damaged_bundles_do_not_begin(tmp_path: Path) -> None:
+    """A file that is missing or was altered is named, and nothing is measured."""
+    made = bundle(tmp_path / "made", {"net": dense(tmp_path / "net.onnx", 16)})
+    model = made.path / "models/0/model.onnx"
+    content = model.read_bytes()
+    model.write_bytes(content[:-1] + b"\0")
+    done = run_here(made)
+    assert (done.returncode, "models/0/model.onnx has SHA-256" in done.stderr) == (2, True)
+    assert json.loads((made.path / "out/status.json").read_text())["state"] == "refused"
+    model.unlink()
+    done = run_here(made, "--check")
+    assert (done.returncode, "is missing; push the bundle again" in done.stderr) == (2, True)
+    (made.path / "edge.json").write_text("{")
+    done = run_here(made, "--check")
+    assert (done.returncode, "no readable edge.json" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_sample_that_fails_is_named_and_those_before_it_are_kept(tmp_path: Path) -> None:
+    """Sample 7 has no answer: seven outputs and the error come home, and the other parts are measured."""
+    made = bundle(tmp_path / "made", {"net": dense(tmp_path / "net.onnx", 16, fails_at=9.0)})
+    done = run_here(made)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pulled = read_results(made.path, made.path / "out")
+    (part,) = pulled.of_kind("accuracy")
+    assert part.error.startswith("sample 7: ")
+    assert len(outputs_of(part)["y"]) == 7
+    (result,) = results_of(pulled)
+    assert any("sample 7" in note for note in result.notes)
+    assert result.stages[0].latency
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_goes_on(tmp_path: Path) -> None:
+    """After SIGTERM no process is left, the state says why, and the next run does only what was not finished."""
+    models = {"wide": dense(tmp_path / "wide.onnx", 512), "narrow": dense(tmp_path / "narrow.onnx", 16)}
+    made = bundle(tmp_path / "made", models, seconds=30.0)
+    command = [sys.executable, "-m", PROGRAM]
+    process = subprocess.Popen(command, cwd=made.path, stdout=subprocess.PIPE, text=True)
+    state = made.path / "out/status.json"
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found = json.loads(state.read_text()) if state.is_file() else {}
+        if found.get("part", "").startswith("latency"):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130
+    found = json.loads(state.read_text())
+    assert (found["state"], found["done"], found["of"]) == ("ended", 2, 5)
+    assert "SIGTERM" in found["why"]
+    assert not _processes(made.path)
+    described = json.loads((made.path / "edge.json").read_text())
+    kept = {path.name: path.stat().st_mtime_ns for path in (made.path / "out").glob("cold-*.json")}
+    assert len(kept) == 2
+    pulled = read_results(made.path, made.path / "out")
+    assert (pulled.state, described["reference"]) == ("ended", "wide")
+    second = subprocess.Popen(command, cwd=made.path, stdout=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    refused = run_here(made)
+    assert (refused.returncode, "another run writes to" in refused.stderr) == (2, True)
+    second.send_signal(signal.SIGINT)
+    assert second.wait(30) == 130
+    assert {name: (made.path / "out" / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def _processes(folder: Path) -> list[int]:
+    """Processes whose command names a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in command:
+                found.append(int(entry.name))
+    return found
+
+
+def test_samples_have_a_sample_that_fails() -> None:
+    """The samples of these tests are as the tests need them."""
+    values = splits().test.read(range(40))[0]["x"]
+    assert [row for row in range(40) if values[row, 0] == 9] == [7]

@@ -1,0 +1,155 @@
+"""A device behind ssh: files that go on where they were, faults in words, and a run from its start to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from edge_devices import bundle, dense, fake_ssh
+
+from retort.benchmarks.edge import device_run
+from retort.benchmarks.edge.device_run import NO_WHEELS, Readiness, look, require_ready
+from retort.benchmarks.edge.pulled_results import read_results
+from retort.benchmarks.edge.ssh import Device, LinkLost, device_of
+from retort.core.artifact import Artifact
+from retort.core.console import SILENT
+from retort.core.errors import MachineError, UserError
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A device that is this machine, behind a program `ssh`."""
+    folder = fake_ssh(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return Device("pi@board", str(tmp_path / "there"), (), os.sys.executable).absolute()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A bundle of one net."""
+    folder = tmp_path_factory.mktemp("made")
+    return bundle(folder / "bundle", {"net": dense(folder / "net.onnx", 3000)}, starts=0, accuracy=False)
+
+
+def test_only_what_is_missing_is_sent(device: Device, made: Artifact) -> None:
+    """All files at first, none the second time, and one that was altered there."""
+    count = len(json.loads((made.path / "edge.json").read_text())["files"]) + 1
+    assert device_run.push(device, made.path, SILENT) == count
+    assert device_run.push(device, made.path, SILENT) == 0
+    Path(device.folder, "data/input-0.npy").write_bytes(b"other")
+    assert device_run.push(device, made.path, SILENT) == 1
+
+
+def test_a_cut_link_goes_on(device: Device, made: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has arrived of a file stays, and the next push sends the rest of it alone."""
+    model = made.path / "models/0/model.onnx"
+    monkeypatch.setenv("FAKE_SSH_CUT", "70000")
+    with pytest.raises(LinkLost, match="connection to pi@board failed"):
+        device.push(made.path, {"models/0/model.onnx": "0" * 64}, lambda size: None)
+    part = Path(device.folder, "models/0/model.onnx.part")
+    assert part.read_bytes() == model.read_bytes()[:70000]
+    monkeypatch.delenv("FAKE_SSH_CUT")
+    told: list[int] = []
+    files = {"models/0/model.onnx": json.loads((made.path / "edge.json").read_text())["files"]["models/0/model.onnx"]}
+    assert device.push(made.path, files, told.append) == 1
+    assert told[0] == 70000
+    assert sum(told) == model.stat().st_size
+    assert Path(device.folder, "models/0/model.onnx").read_bytes() == model.read_bytes()
+    assert not part.exists()
+
+
+def test_an_unfinished_file_of_something_else_is_sent_anew(device: Device, made: Artifact) -> None:
+    """A part that is no beginning of the file is replaced."""
+    home = Path(device.folder, "models/0")
+    home.mkdir(parents=True)
+    (home / "model.onnx.part").write_bytes(b"something else")
+    device_run.push(device, made.path, SILENT)
+    assert (home / "model.onnx").read_bytes() == (made.path / "models/0/model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("pi@board: Permission denied (publickey).", "the key or the user is refused"),
+        ("ssh: Could not resolve hostname board: Name or service not known", "no host of this name"),
+        ("ssh: connect to host board port 22: Connection refused", "nothing listens there"),
+        ("ssh: connect to host board port 22: Connection timed out", "it does not answer"),
+        ("Host key verification failed.", "its key is not the known one"),
+        ("kex_exchange_identification: banner line", "kex_exchange_identification"),
+    ],
+)
+def test_faults_of_ssh_are_sentences(device: Device, said: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ssh says becomes one sentence with what to do."""
+    monkeypatch.setenv("FAKE_SSH_FAILS", said)
+    with pytest.raises(LinkLost, match=told) as caught:
+        look(device)
+    assert caught.value.remedy
+
+
+def test_names_that_are_no_devices_are_refused() -> None:
+    """A name cannot be an option of ssh."""
+    for name in ("-oProxyCommand=x", "", "a b"):
+        with pytest.raises(UserError, match="is no name of a device"):
+            device_of(name, "~/x", (), "python3")
+    assert device_of("pi", "~/x", ("-p 2222", "-i key"), "python3").options == ("-p", "2222", "-i", "key")
+
+
+def test_a_device_without_python_is_told(device: Device) -> None:
+    """An interpreter that is not there is named."""
+    with pytest.raises(MachineError, match="has no working no-such-python"):
+        look(Device(device.host, device.folder, (), "no-such-python"))
+
+
+READY = {
+    "python": "3.11.2", "new": True, "machine": "aarch64", "bits": "64bit", "libc": "glibc 2.36", "system": "Linux",
+    "numpy": "2.1", "onnxruntime": "1.31", "free": 10 << 30, "available": 4 << 30, "executable": "/usr/bin/python3",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"new": False, "python": "3.7.3"}, "Python 3.7.3 is too old"),
+        ({"onnxruntime": ""}, "onnxruntime is missing"),
+        ({"onnxruntime": "", "machine": NO_WHEELS[0], "bits": "32bit"}, "has no wheels for armv7l"),
+        ({"free": 100 << 20}, "100 MB of the disk are free"),
+        ({"available": 50 << 20}, "50 MB of memory are free, and the models need about 300 MB"),
+    ],
+)
+def test_a_device_that_cannot_measure_is_told_before_anything_is_sent(
+    device: Device, changed: dict[str, object], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thing that is missing is one sentence with its remedy; a device that has all is ready."""
+    monkeypatch.setattr(Device, "python_run", lambda *given, **named: {**READY, **changed})
+    found = look(device, 1 << 20, 300 << 20)
+    with pytest.raises(MachineError) as caught:
+        require_ready(device, found)
+    assert told in f"{caught.value.message}: {caught.value.remedy}"
+    require_ready(device, Readiness(READY))
+
+
+def test_foreign_folders_stay(device: Device) -> None:
+    """A folder without a bundle is not deleted."""
+    Path(device.folder, "mine").write_text("x")
+    with pytest.raises(UserError, match="is no folder of ours"):
+        device_run.clean(device)
+    assert Path(device.folder, "mine").exists()
+
+
+def test_a_run_behind_ssh(device: Device, made: Artifact, tmp_path: Path) -> None:
+    """Send, start, wait, bring back and clean up: the results are whole and the folder is gone."""
+    assert device_run.status(device)["state"] == "absent"
+    device_run.push(device, made.path, SILENT)
+    device_run.start(device, made.path)
+    assert device_run.wait(device, SILENT)["state"] == "finished"
+    out = device_run.pull(device, tmp_path / "home", SILENT)
+    (part,) = read_results(made.path, out).of_kind("latency")
+    assert part.facts["rounds"] > 5
+    shutil.rmtree(out)
+    device_run.clean(device)
+    assert not Path(device.folder).exists()
+    with pytest.raises(MachineError, match="has no results"):
+        device_run.pull(device, out, SILENT)
