@@ -79,18 +79,23 @@ def _stage_table(model: type[Options]) -> str:
 
 
 def command_pages() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Every subcommand in the order of `retort --help`."""
+    """Every subcommand in the order of `retort --help`, and those of groups such as `retort edge run` after them."""
     from ..__main__ import _app
 
-    for command in _app().registered_commands:
+    app = _app()
+    for command in app.registered_commands:
         yield str(command.name), command.callback
+    for group in app.registered_groups:
+        for command in group.typer_instance.registered_commands:
+            yield f"{group.name} {command.name}", command.callback
 
 
 def cli_page() -> str:
     """Every command with its arguments and options."""
     commands = list(command_pages())
     links = [
-        (f"[`{name}`](#retort-{name})", sentence((call.__doc__ or "").split("\n\n")[0])) for name, call in commands
+        (f"[`{name}`](#retort-{name.replace(' ', '-')})", sentence((call.__doc__ or "").split("\n\n")[0]))
+        for name, call in commands
     ]
     made = "\n\n".join(_command(name, call) for name, call in commands)
     return filled("cli", {"list": table(("command", "what it does"), links), "commands": made})

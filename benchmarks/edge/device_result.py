@@ -40,8 +40,8 @@ def results_of(pulled: Pulled, metric: MetricName | None = None, where: str = ""
     groups: dict[tuple[str, int], dict[int, LatencyComparison]] = {}
     for part in pulled.of_kind("latency"):
         if not part.error and part.name != "sustain":
-            key = (str(part.facts["cores"]), int(part.facts["threads"]))
-            groups.setdefault(key, {})[int(part.facts["batch"])] = comparison_of(pulled, part, confidence, seed)
+            key = (str(part.said["cores"]), int(part.said["threads"]))
+            groups.setdefault(key, {})[int(part.said["batch"])] = comparison_of(pulled, part, confidence, seed)
     accuracy = _accuracies(pulled, metric, confidence)
     if not groups and not accuracy:
         told = "; ".join(f"{part.name}: {part.error}" for part in pulled.parts.values() if part.error)
@@ -114,7 +114,7 @@ def _machine(device: Mapping[str, Any]) -> dict[str, Any]:
 
 def _memory(pulled: Pulled, name: str) -> Memory | None:
     """The median over the starts of the largest memory."""
-    starts = [part.facts for part in pulled.of_kind("cold") if part.facts["candidate"] == name and not part.error]
+    starts = [part.said for part in pulled.of_kind("cold") if part.said["candidate"] == name and not part.error]
     known = [one for one in starts if one.get("peak_bytes") and one.get("baseline_bytes")]
     if not known:
         return None
@@ -124,9 +124,7 @@ def _memory(pulled: Pulled, name: str) -> Memory | None:
 
 def _accuracies(pulled: Pulled, metric: MetricName | None, confidence: float) -> dict[str, Accuracy]:
     """The metric of each candidate whose samples were all computed, and its loss against the reference."""
-    found = {
-        name: part for part in pulled.of_kind("accuracy") if (name := str(part.facts["candidate"])) and part.arrays
-    }
+    found = {name: part for part in pulled.of_kind("accuracy") if (name := str(part.said["candidate"])) and part.arrays}
     names = [one["name"] for one in pulled.described["candidates"] if one["name"] in found]
     if not names or names[0] != pulled.described["reference"]:
         return {}

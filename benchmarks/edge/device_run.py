@@ -52,11 +52,11 @@ class Readiness:
     """What a device answered before anything was sent to it.
 
     Attributes:
-        facts: versions, machine, free memory and disk.
+        answers: versions, machine, free memory and disk.
         faults: why a run cannot begin, each with its remedy.
     """
 
-    facts: Mapping[str, Any]
+    answers: Mapping[str, Any]
     faults: tuple[str, ...] = ()
 
 
@@ -72,32 +72,32 @@ def look(device: Device, bundle_bytes: int = 0, needed_bytes: int = 0) -> Readin
         MachineError: it has no Python.
     """
     try:
-        facts: Mapping[str, Any] = device.python_run(_ASKED, device.folder, timeout_s=60)
+        answers: Mapping[str, Any] = device.python_run(_ASKED, device.folder, timeout_s=60)
     except LinkLost:
         raise
     except MachineError as error:
         remedy = "install Python 3.9 or newer there, or name it with --python"
         raise MachineError(f"{device.host} has no working {device.python}: {error.message}", remedy) from error
-    return Readiness(facts, tuple(_faults(device, facts, bundle_bytes, needed_bytes)))
+    return Readiness(answers, tuple(_faults(device, answers, bundle_bytes, needed_bytes)))
 
 
-def _faults(device: Device, facts: Mapping[str, Any], bundle_bytes: int, needed_bytes: int) -> list[str]:
+def _faults(device: Device, answers: Mapping[str, Any], bundle_bytes: int, needed_bytes: int) -> list[str]:
     told = []
-    if not facts["new"]:
-        told.append(f"Python {facts['python']} is too old: install 3.9 or newer, and name it with --python")
-    missing = [name for name in ("numpy", "onnxruntime") if not facts[name]]
-    if missing and (facts["machine"] in NO_WHEELS or facts["bits"] == "32bit"):
+    if not answers["new"]:
+        told.append(f"Python {answers['python']} is too old: install 3.9 or newer, and name it with --python")
+    missing = [name for name in ("numpy", "onnxruntime") if not answers[name]]
+    if missing and (answers["machine"] in NO_WHEELS or answers["bits"] == "32bit"):
         told.append(
-            f"{' and '.join(missing)} cannot be installed: ONNX Runtime has no wheels for {facts['machine']}; "
+            f"{' and '.join(missing)} cannot be installed: ONNX Runtime has no wheels for {answers['machine']}; "
             "a 64-bit system on the same board has them"
         )
     elif missing:
-        told.append(f"{' and '.join(missing)} is missing: {facts['executable']} -m pip install {' '.join(missing)}")
-    if facts["free"] < bundle_bytes + SPARE_BYTES:
-        free, wanted = facts["free"] >> 20, (bundle_bytes + SPARE_BYTES) >> 20
+        told.append(f"{' and '.join(missing)} is missing: {answers['executable']} -m pip install {' '.join(missing)}")
+    if answers["free"] < bundle_bytes + SPARE_BYTES:
+        free, wanted = answers["free"] >> 20, (bundle_bytes + SPARE_BYTES) >> 20
         told.append(f"{free} MB of the disk are free, and the bundle and its results need {wanted} MB")
-    if facts["available"] is not None and facts["available"] < needed_bytes:
-        free, wanted = facts["available"] >> 20, needed_bytes >> 20
+    if answers["available"] is not None and answers["available"] < needed_bytes:
+        free, wanted = answers["available"] >> 20, needed_bytes >> 20
         told.append(f"{free} MB of memory are free, and the models need about {wanted} MB: measure fewer at once")
     return told
 

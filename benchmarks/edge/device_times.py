@@ -27,15 +27,15 @@ class DeviceRounds(Timed):
     """
 
     def __init__(self, part: Part, options: BenchOptions) -> None:
-        facts = part.facts
-        self.options, self.reference = options, str(facts["reference"])
-        self.clock = "thread" if facts["clock"] == "thread" else "wall"
-        self.plans = {name: _plan(plan) for name, plan in facts["plans"].items()}
+        said = part.said
+        self.options, self.reference = options, str(said["reference"])
+        self.clock = "thread" if said["clock"] == "thread" else "wall"
+        self.plans = {name: _plan(plan) for name, plan in said["plans"].items()}
         try:
             self.warmup_ns = {name: part.arrays[f"warmup:{name}"].tolist() for name in self.plans}
             found = [
                 {name: _block(part, name, plan, number, self.clock == "thread") for name, plan in self.plans.items()}
-                for number in range(int(facts["rounds"]))
+                for number in range(int(said["rounds"]))
             ]
         except (KeyError, IndexError, ValueError) as error:
             raise ArtifactError(
@@ -43,10 +43,10 @@ class DeviceRounds(Timed):
             ) from error
         self.rounds = [one for one in found if not any(block.lost for block in one.values())]
         self.spoiled = [one for one in found if any(block.lost for block in one.values())]
-        self.turns = [int(turn) for turn in facts["turns"]]
-        self.stopped = "precise" if facts["stopped"] == "precise" else "budget"
-        self.resolution_ns = int(facts["step_ns"])
-        self._seconds = float(facts["seconds_used"])
+        self.turns = [int(turn) for turn in said["turns"]]
+        self.stopped = "precise" if said["stopped"] == "precise" else "budget"
+        self.resolution_ns = int(said["step_ns"])
+        self._seconds = float(said["seconds_used"])
 
     def elapsed_s(self) -> float:
         """Seconds of the timing on the device."""
@@ -63,7 +63,7 @@ def _block(part: Part, name: str, plan: Plan, number: int, in_cpu_time: bool) ->
     calls = part.arrays[f"calls:{name}"][number].astype(np.float64)
     flags = np.unpackbits(part.arrays[f"interrupted:{name}"][number], count=len(spent)).astype(bool)
     if len(calls) != plan.groups * len(spent):
-        raise ValueError(f"'{name}' has {len(calls)} readings of the clock for {len(spent)} slots")
+        raise ValueError(f"'{name}' has other numbers of slots and of readings of the clock")
     return Block(spent, flags, calls, in_cpu_time)
 
 
@@ -75,7 +75,7 @@ def comparison_of(pulled: Pulled, part: Part, confidence: float, seed: int) -> L
     Raises:
         ArtifactError: its raw numbers are incomplete.
     """
-    threads, batch = int(part.facts["threads"]), int(part.facts["batch"])
+    threads, batch = int(part.said["threads"]), int(part.said["batch"])
     options = BenchOptions(threads=threads, batch_sizes=(batch,), confidence=confidence, seed=seed)
     rounds, readings = DeviceRounds(part, options), pulled.during(part.name)
     pressure, steal = throttling.load(readings)

@@ -26,18 +26,18 @@ class Part:
     """One part of a run.
 
     Attributes:
-        facts: how it was done and what it found, as the device wrote it.
+        said: how it was done and what it found, as the device wrote it.
         raw: the file with its raw numbers; None if it has none.
     """
 
     name: str
-    facts: Mapping[str, Any]
+    said: Mapping[str, Any]
     raw: Path | None = None
 
     @property
     def error(self) -> str:
         """Why it failed; empty if it did not."""
-        return str(self.facts.get("error") or "")
+        return str(self.said.get("error") or "")
 
     @cached_property
     def arrays(self) -> dict[str, Array]:
@@ -70,7 +70,7 @@ class Pulled:
 
     def of_kind(self, kind: str) -> list[Part]:
         """The parts of a kind: ``latency``, ``accuracy`` or ``cold``."""
-        return [part for part in self.parts.values() if part.facts.get("kind") == kind]
+        return [part for part in self.parts.values() if part.said.get("kind") == kind]
 
     def during(self, part: str) -> list[dict[str, Any]]:
         """The readings of the sensors while a part ran."""

@@ -99,19 +99,19 @@ def doctor(
 
     screen = console(json)
     found = device_run.look(device_of_bundle(host, folder, ssh_option, python, None))
-    facts = found.facts
+    answers = found.answers
     rows = [
-        ("machine", f"{facts['system']} on {facts['machine']}, {facts['libc']}"),
-        ("Python", f"{facts['python']} ({facts['executable']})"),
-        ("packages", f"numpy {facts['numpy'] or 'missing'}, onnxruntime {facts['onnxruntime'] or 'missing'}"),
-        ("free disk", f"{facts['free'] / 1e9:.1f} GB"),
-        ("free memory", "unknown" if facts["available"] is None else f"{facts['available'] / 1e9:.1f} GB"),
+        ("machine", f"{answers['system']} on {answers['machine']}, {answers['libc']}"),
+        ("Python", f"{answers['python']} ({answers['executable']})"),
+        ("packages", f"numpy {answers['numpy'] or 'missing'}, onnxruntime {answers['onnxruntime'] or 'missing'}"),
+        ("free disk", f"{answers['free'] / 1e9:.1f} GB"),
+        ("free memory", "unknown" if answers["available"] is None else f"{answers['available'] / 1e9:.1f} GB"),
     ]
     screen.table(host, ["what", "found"], rows, words=True)
     for fault in found.faults:
         screen.warn(fault)
     told = f"{host} cannot measure" if found.faults else f"{host} can measure"
-    screen.result({"device": host, **facts, "faults": list(found.faults)}, told)
+    screen.result({"device": host, **answers, "faults": list(found.faults)}, told)
     if found.faults:
         raise typer.Exit(MachineError.exit_code)
 

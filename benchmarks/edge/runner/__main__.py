@@ -1,7 +1,7 @@
-"""``python3 -m retort_edge``: see :mod:`.run`."""
+"""``python3 -m retort_edge``: see :mod:`.parts_in_turn`."""
 
 import sys
 
-from .run import main
+from .parts_in_turn import main
 
 sys.exit(main(sys.argv[1:]))

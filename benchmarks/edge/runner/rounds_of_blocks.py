@@ -1,7 +1,6 @@
 """Rounds of randomly ordered blocks of all candidates on the device, until the ratios are known or the time is used up.
 
-The design is that of ``retort bench`` (docs/benchmarks/timing.md): here it gathers the raw times, and the statistics
-follow at home.
+The design is that of ``retort bench``: here it gathers the raw times, and the statistics follow at home.
 """
 
 from __future__ import annotations

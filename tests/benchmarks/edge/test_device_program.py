@@ -63,7 +63,7 @@ def test_a_run_has_ratio_accuracy_and_memory(ran: Artifact) -> None:
     assert wide.memory is not None
     assert wide.memory.peak_bytes >= wide.memory.baseline_bytes > 1e6
     assert result.env["device"]["host"]
-    (start,) = [part.facts for part in pulled.of_kind("cold") if part.facts["candidate"] == "wide"]
+    (start,) = [part.said for part in pulled.of_kind("cold") if part.said["candidate"] == "wide"]
     assert start["drop_cache"]
     assert min(start["import_s"], start["load_s"], start["first_s"]) > 0
 
@@ -73,7 +73,7 @@ def test_outputs_are_those_of_this_machine(ran: Artifact) -> None:
     pulled = read_results(ran.path, ran.path / "out")
     inputs = np.load(ran.path / "data/input-0.npy")
     for part in pulled.of_kind("accuracy"):
-        (file,) = [one["file"] for one in pulled.described["candidates"] if one["name"] == part.facts["candidate"]]
+        (file,) = [one["file"] for one in pulled.described["candidates"] if one["name"] == part.said["candidate"]]
         session = open_session(ran.path / file)
         np.testing.assert_allclose(outputs_of(part)["y"], session.run({"x": inputs})["y"], rtol=1e-5, atol=1e-5)
         session.close()
