@@ -56,6 +56,7 @@ def test_a_run_has_ratio_accuracy_and_memory(ran: Artifact) -> None:
     wide, narrow = (result.stage(name) for name in ("wide", "narrow"))
     ratio = narrow.latency[4].ratio
     assert ratio is not None
+    assert ratio.low is not None
     assert ratio.low > 1.5
     assert len(narrow.latency[4].blocks_ms) == result.runs[0].rounds >= 12
     assert wide.metric is not None

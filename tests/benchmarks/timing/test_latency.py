@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from known import known
 
-from retort.benchmarks.edge.runner.slots import Plan, calibrate, clock_step
+from retort.benchmarks.edge.runner.slots import Plan, calibrate, clock_step, runs_here
 from retort.benchmarks.timing import candidates, clocks, latency, machine_noise, statistics
 from retort.benchmarks.timing.blocks import Block, time_block
 from retort.benchmarks.timing.clocks import Clocks, single
@@ -484,15 +484,15 @@ def test_a_ratio_that_moves_while_it_is_measured_decides_nothing() -> None:
 
 def test_the_thread_decides_only_where_it_does_the_work() -> None:
     """A call that computes in this thread is timed by CPU time; one that waits for another thread or device is not."""
-    assert clocks.runs_here(lambda: sum(range(20_000)))
-    assert not clocks.runs_here(lambda: time.sleep(0.02))
+    assert runs_here(lambda: sum(range(20_000)))
+    assert not runs_here(lambda: time.sleep(0.02))
 
     def elsewhere() -> None:
         worker = threading.Thread(target=lambda: sum(range(3_000_000)))
         worker.start()
         worker.join()
 
-    assert not clocks.runs_here(elsewhere)
+    assert not runs_here(elsewhere)
     assert clocks.clocks_for(2, "cpu", [], []) is clocks.WALL
     assert clocks.clocks_for(1, "cuda", [], []) is clocks.WALL
     foreign = Doubler()
