@@ -23,6 +23,7 @@ from ...core.options.edge_options import EdgeOptions
 from ...core.session import Session, SessionOptions, open_session
 from ...core.system.owned_folders import sha256_file
 from ...core.tensors import BATCH, Array, TensorSpec
+from ..timing.statistics import rounds_needed
 from .runner import SCHEMA
 
 DESCRIPTION = "edge.json"
@@ -180,7 +181,8 @@ def _fixed_batches(candidates: Sequence[Mapping[str, Any]], options: EdgeOptions
 def _policy(options: EdgeOptions) -> dict[str, Any]:
     asked = options.model_dump(mode="json")
     asked["batches"] = asked.pop("batch_sizes")
-    return {**asked, "least": 12, "cold_file_starts": min(options.cold_file_starts, options.starts)}
+    needed = rounds_needed(options.confidence)
+    return {**asked, "needed": needed, "cold_file_starts": min(options.cold_file_starts, options.starts)}
 
 
 def _needed_bytes(folder: Path, candidates: Sequence[Mapping[str, Any]]) -> int:

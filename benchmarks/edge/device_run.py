@@ -25,24 +25,6 @@ POLL_S, LOST_S = 2.0, 600.0
 """Seconds between two looks at a run, and how long a lost device is waited for."""
 SPARE_BYTES = 256 << 20
 """Free space that the results may need beside the bundle."""
-_ASKED = """
-import json, os, platform, shutil, sys
-from importlib import metadata
-def version(name):
-    try:
-        return metadata.version(name)
-    except Exception:
-        return ''
-memory = {}
-try:
-    memory = {l.split(':')[0]: int(l.split()[1]) * 1024 for l in open('/proc/meminfo') if l.split()[1].isdigit()}
-except OSError:
-    pass
-print(json.dumps({'python': platform.python_version(), 'new': sys.version_info >= (3, 9), 'machine': platform.machine(),
- 'bits': platform.architecture()[0], 'libc': ' '.join(platform.libc_ver()), 'system': platform.system(),
- 'numpy': version('numpy'), 'onnxruntime': version('onnxruntime') or version('onnxruntime-gpu'),
- 'free': shutil.disk_usage(sys.argv[1]).free, 'available': memory.get('MemAvailable'), 'executable': sys.executable}))
-"""
 NO_WHEELS = ("armv7l", "armv6l", "i686", "i386")
 """Machines for which ONNX Runtime publishes no wheels."""
 
@@ -72,7 +54,7 @@ def look(device: Device, bundle_bytes: int = 0, needed_bytes: int = 0) -> Readin
         MachineError: it has no Python.
     """
     try:
-        answers: Mapping[str, Any] = device.python_run(_ASKED, device.folder, timeout_s=60)
+        answers: Mapping[str, Any] = device.ask("readiness", timeout_s=60)
     except LinkLost:
         raise
     except MachineError as error:
@@ -147,19 +129,7 @@ def status(device: Device) -> dict[str, Any]:
 
     A run whose process has vanished is ``vanished``.
     """
-    code = (
-        "import json, os, sys\n"
-        "try:\n"
-        "    found = json.load(open(os.path.join(sys.argv[1], 'out', 'status.json')))\n"
-        "except (OSError, ValueError):\n"
-        "    found = {'state': 'absent'}\n"
-        "try:\n"
-        "    os.kill(found.get('pid', -1) if found['state'] == 'running' else os.getpid(), 0)\n"
-        "except (OSError, OverflowError):\n"
-        "    found['state'] = 'vanished'\n"
-        "print(json.dumps(found))"
-    )
-    found: dict[str, Any] = device.python_run(code, device.folder, timeout_s=60)
+    found: dict[str, Any] = device.ask("run_state", timeout_s=60)
     return found
 
 

@@ -22,6 +22,7 @@ LOCAL = "local"
 """The name of this machine, which needs no ssh."""
 CONNECT_S, ALIVE_S = 10, 15
 CHUNK = 1 << 18
+QUESTIONS = Path(__file__).with_name("questions")
 _LOST = 255
 """Exit code of ssh where the connection itself failed."""
 _FAULTS = (
@@ -33,19 +34,6 @@ _FAULTS = (
     ("timed out", "it does not answer", "check that the device is on and in the network"),
     ("no route to host", "it does not answer", "check that the device is on and in the network"),
 )
-_PRESENT = """
-import hashlib, json, os, sys
-folder, found = sys.argv[1], {}
-for name in json.load(sys.stdin):
-    for path in (os.path.join(folder, name), os.path.join(folder, name + '.part')):
-        if os.path.isfile(path):
-            digest = hashlib.sha256()
-            with open(path, 'rb') as file:
-                for block in iter(lambda: file.read(1 << 20), b''):
-                    digest.update(block)
-            found[os.path.relpath(path, folder)] = [os.path.getsize(path), digest.hexdigest()]
-print(json.dumps(found))
-"""
 Progress = Callable[[int], None]
 """Is told the number of bytes that were sent or received."""
 
@@ -114,13 +102,17 @@ class Device:
             raise LinkLost(f"the connection to {self.host} failed: {last}", "try again; what has arrived stays")
         raise MachineError(f"{self.host}: {last}", "see what it says")
 
-    def python_run(self, code: str, *arguments: str, given: bytes = b"", timeout_s: float = 600.0) -> Any:
-        """The JSON that Python code prints on the device.
+    def ask(self, question: str, given: bytes = b"", timeout_s: float = 600.0) -> Any:
+        """The answer to a question about the folder.
+
+        Args:
+            question: a module of :mod:`.questions`, without its ending.
 
         Raises:
             MachineError: it fails, or prints something else.
         """
-        line = shlex.join([self.python, "-c", code, *arguments])
+        code = (QUESTIONS / f"{question}.py").read_text(encoding="utf-8")
+        line = shlex.join([self.python, "-c", code, self.folder])
         printed = self.run(line, given, timeout_s).decode("utf-8", "replace")
         try:
             return json.loads(printed.strip().splitlines()[-1])
@@ -145,7 +137,7 @@ class Device:
 
     def present(self, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Size and SHA-256 of those files that are there, also of unfinished ones, whose names end in ``.part``."""
-        found = self.python_run(_PRESENT, self.folder, given=json.dumps(list(names)).encode())
+        found = self.ask("files_there", json.dumps(list(names)).encode())
         return {str(name): (int(size), str(digest)) for name, (size, digest) in found.items()}
 
     def push(self, folder: Path, files: Mapping[str, str], progress: Progress) -> int:

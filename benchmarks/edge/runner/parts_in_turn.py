@@ -191,7 +191,7 @@ class Run:
                     **common, "kind": "cold", "candidate": name, "threads": 1, "cpus": [], "drop_cache": dropped,
                     "calls": 50, "seconds": 2.0,
                 }  # fmt: skip
-        timing = {key: self.policy[key] for key in ("block_ms", "seconds", "precision", "least")}
+        timing = {key: self.policy[key] for key in ("block_ms", "seconds", "precision", "needed")}
         timing = {**common, **timing, "kind": "latency", "candidates": names, "reference": self.manifest["reference"]}
         for kind, cpus in clusters.items():
             if kind not in self.policy["cores"]:

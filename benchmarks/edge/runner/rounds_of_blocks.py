@@ -26,6 +26,8 @@ OPENING_SHARE = 0.05
 LOW = 0.25
 """Quantile of the slots that stands for a round here; what counts at home is chosen there."""
 RESAMPLES = 200
+LEAST, GROWTH = 16, 30
+"""Rounds before a timing can be precise, and how many times longer it may last to have enough for an interval."""
 
 
 def timed(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,7 +57,8 @@ class Rounds:
 
     Args:
         opened: opens new sessions and gives the calls by name.
-        part: ``threads``, ``block_ms``, ``seconds``, ``precision``, ``least``, ``reference``, and ``reopen``.
+        part: ``threads``, ``block_ms``, ``seconds``, ``precision``, ``needed`` (rounds of an interval), and
+            ``reference``.
     """
 
     def __init__(self, opened: Callable[[], dict[str, Call]], part: dict[str, Any]) -> None:
@@ -145,10 +148,11 @@ class Rounds:
 
     def _finished(self) -> str:
         """Why it is enough: ``precise`` or ``time``; empty if it is not."""
-        if self._elapsed() >= self.part["seconds"]:
-            return "time"
         count = len(self.rounds)
-        if self.part["precision"] and count >= self.part["least"] and count & (count - 1) == 0:
+        grown = 1 if count >= self.part["needed"] else GROWTH
+        if self._elapsed() >= grown * self.part["seconds"]:
+            return "time"
+        if self.part["precision"] and count >= LEAST and count & (count - 1) == 0:
             others = [name for name in self.calls if name != self.part["reference"]]
             if all(self._half_width(name) <= self.part["precision"] for name in others):
                 return "precise"

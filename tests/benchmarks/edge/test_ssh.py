@@ -123,7 +123,7 @@ def test_a_device_that_cannot_measure_is_told_before_anything_is_sent(
     device: Device, changed: dict[str, object], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each thing that is missing is one sentence with its remedy; a device that has all is ready."""
-    monkeypatch.setattr(Device, "python_run", lambda *given, **named: {**READY, **changed})
+    monkeypatch.setattr(Device, "ask", lambda *given, **named: {**READY, **changed})
     found = look(device, 1 << 20, 300 << 20)
     with pytest.raises(MachineError) as caught:
         require_ready(device, found)

@@ -1,0 +1,44 @@
+"""Whether a device can measure: versions, its kind, free memory and free space; the folder is the argument."""
+
+import json
+import platform
+import shutil
+import sys
+from importlib import metadata
+
+
+def main() -> None:
+    """Print what is there."""
+    memory = {}
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            words = [line.replace(":", "").split() for line in file]
+        memory = {line[0]: int(line[1]) * 1024 for line in words if len(line) > 1 and line[1].isdigit()}
+    except OSError:
+        pass
+    found = {
+        "python": platform.python_version(),
+        "new": sys.version_info >= (3, 9),
+        "machine": platform.machine(),
+        "bits": platform.architecture()[0],
+        "libc": " ".join(platform.libc_ver()),
+        "system": platform.system(),
+        "numpy": version("numpy"),
+        "onnxruntime": version("onnxruntime") or version("onnxruntime-gpu"),
+        "free": shutil.disk_usage(sys.argv[1]).free,
+        "available": memory.get("MemAvailable"),
+        "executable": sys.executable,
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def version(name: str) -> str:
+    """The version of an installed package; empty if it is not there."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()
