@@ -6,6 +6,8 @@ import shutil
 import sys
 from importlib import metadata
 
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
 
 def main() -> None:
     """Print what is there."""
@@ -24,7 +26,7 @@ def main() -> None:
         "libc": " ".join(platform.libc_ver()),
         "system": platform.system(),
         "numpy": version("numpy"),
-        "onnxruntime": version("onnxruntime") or version("onnxruntime-gpu"),
+        "onnxruntime": next(filter(None, map(version, RUNTIMES)), ""),
         "free": shutil.disk_usage(sys.argv[1]).free,
         "available": memory.get("MemAvailable"),
         "executable": sys.executable,
