@@ -16,8 +16,8 @@ from ..core.system.installation import DISTRIBUTION
 
 ROOT = Path("/")
 PACKAGES = (
-    DISTRIBUTION, "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx",
-    "torchserve",
+    DISTRIBUTION, "numpy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt-rtx", "torchserve",
 )  # fmt: skip
 X86_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_tile")
 ARM_FEATURES = {"asimd": "neon", "asimddp": "dotprod", "i8mm": "i8mm", "sve": "sve", "sve2": "sve2"}

@@ -7,6 +7,7 @@ be installed beside ``onnxruntime``; the package ``onnxruntime-openvino`` would 
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -36,6 +37,8 @@ DEFAULTS = {
     "ENABLE_CPU_PINNING": "NO",
 }
 """Options of a session, which the user's options override."""
+_REPORTER = "openvino_telemetry"
+"""The package that OpenVINO imports if it is there, as pip installs it, and does without otherwise (2026.4)."""
 _WHOLE = {"int64": np.iinfo(np.int32), "uint64": np.iinfo(np.int32), "uint32": np.iinfo(np.int32)}
 """What it computes whole numbers with on a CPU."""
 _INDEX, _DATA, _AXIS = 1, 0, 2
@@ -134,11 +137,18 @@ def version(runtime: Any) -> str:
 
 
 def _runtime() -> Any:
+    """Import OpenVINO without ``openvino_telemetry``, with which it reports every import over the network."""
+    hides = _REPORTER not in sys.modules
+    if hides:
+        sys.modules[_REPORTER] = None  # type: ignore[assignment]
     try:
         return import_module("openvino")
     except ImportError as error:
         remedy = "pip install openvino; it can be installed beside onnxruntime"
         raise MachineError(f"openvino cannot be imported: {error}", remedy) from error
+    finally:
+        if hides:
+            sys.modules.pop(_REPORTER, None)
 
 
 def _readable(error: Exception, shown: str, runtime: Any) -> RetortError:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from openvino_here import require_openvino
 from torch import nn
 
 import retort
@@ -24,7 +25,6 @@ from retort.pipeline.stages import pack
 from retort.serve.engine import Engine
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("openvino", reason="openvino is not installed")
 Feeds = dict[str, np.ndarray[Any, Any]]
 
 
@@ -61,6 +61,7 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Feeds], set[str]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_is_served_in_fp32_and_int8(family: str, tmp_path: Path) -> None:
     """FP32 agrees with ONNX Runtime to rounding; INT8 is as near to FP32 as ONNX Runtime's, and batches are exact."""
+    require_openvino()
     make, samples, operators = FAMILIES[family]
     torch.manual_seed(0)
     feeds = samples()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from openvino_here import require_openvino
 from served_models import TEXT, VECTOR, archive, graph, require_torchserve, site
 
 from retort.__main__ import main
@@ -43,7 +44,7 @@ Array = np.ndarray[Any, Any]
 @pytest.fixture(scope="module")
 def _openvino() -> None:
     """Skip the test where OpenVINO is not installed."""
-    pytest.importorskip("openvino", reason="openvino is not installed")
+    require_openvino()
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from openvino_here import require_openvino
 from served_models import graph
 
 from retort.benchmarks.suites import cpu_runtimes
@@ -14,7 +15,7 @@ from retort.core.errors import MissingFileError
 
 def test_a_file_is_timed_in_both_runtimes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """There is a line for the file, with a ratio and its interval per size, and the difference of the outputs."""
-    pytest.importorskip("openvino", reason="openvino is not installed")
+    require_openvino()
     model = graph("vector", tmp_path).main
     cpu_runtimes.main([str(model), "--budget", "0.1", "--batch-sizes", "2"])
     line = json.loads(capsys.readouterr().out.splitlines()[-1])

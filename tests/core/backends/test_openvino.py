@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from openvino_here import require_openvino
 
 from retort.__main__ import main
 from retort.core.errors import ArtifactError, InputError, MachineError, UserError
@@ -23,7 +25,7 @@ RANDOM = np.random.default_rng(3)
 @pytest.fixture
 def _openvino() -> None:
     """Skip the test where OpenVINO is not installed."""
-    pytest.importorskip("openvino", reason="openvino is not installed")
+    require_openvino()
 
 
 needed = pytest.mark.usefixtures("_openvino")
@@ -218,3 +220,36 @@ def test_predict_runs_a_file_with_it(tmp_path: Path, capsys: pytest.CaptureFixtu
         main([*command, str(tmp_path / "bad.npz")])
     assert ended.value.code != 0
     assert "input 'ids' has the value 12" in " ".join(capsys.readouterr().err.split())
+
+
+REPORTER = """
+import pathlib
+
+class Telemetry:
+    def __init__(self, *given, **more):
+        pathlib.Path(__file__).with_name("told").write_text("told")
+
+    def send_event(self, *given, **more):
+        pass
+"""
+
+
+@needed
+def test_an_import_is_reported_to_nobody(tmp_path: Path) -> None:
+    """OpenVINO tells each import to Intel by itself, through a package that pip installs with it; a session does not.
+
+    If the last assertion fails, OpenVINO no longer does, and the backend can import it as any other package.
+    """
+    package = tmp_path / "openvino_telemetry"
+    (package / "backend").mkdir(parents=True)
+    (package / "__init__.py").write_text(REPORTER)
+    for name in ("__init__", "backend_ga4"):
+        (package / "backend" / f"{name}.py").touch()
+    (tmp_path / "net.onnx").write_bytes(_product()[0])
+    opens = (
+        "from retort.core.session import *\n"
+        f"open_session({str(tmp_path / 'net.onnx')!r}, SessionOptions(providers=PROVIDERS['openvino']))"
+    )
+    for code, told in ((opens, False), ("import openvino", True)):
+        subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"], check=True)
+        assert (package / "told").exists() is told
