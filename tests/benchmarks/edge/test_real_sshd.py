@@ -1,0 +1,126 @@
+"""A real sshd on loopback: a run, a link that is cut in the middle of each step, and faults of the real ssh."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from edge_devices import bundle, dense
+from other_servers import free_port
+
+from retort.benchmarks.edge import device_run
+from retort.benchmarks.edge.pulled_results import read_results
+from retort.benchmarks.edge.ssh import Device, LinkLost, device_of
+from retort.core.artifact import Artifact
+from retort.core.console import SILENT
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(SSHD).is_file() or shutil.which("ssh-keygen") is None, reason="there is no sshd here"),
+]
+
+
+class Daemon:
+    """An sshd of this user, with keys of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        for name in ("host", "user"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+        shutil.copyfile(folder / "user.pub", folder / "authorized")
+        Path("/run/sshd").mkdir(exist_ok=True)
+        (folder / "config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\nStrictModes no\n"
+            f"AuthorizedKeysFile {folder / 'authorized'}\nPasswordAuthentication no\nUsePAM no\n"
+        )
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        command = [SSHD, "-D", "-e", "-f", str(self.folder / "config")]
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            found = subprocess.run(self.device().command("true"), capture_output=True, check=False)
+            if found.returncode == 0:
+                return
+            time.sleep(0.2)
+        raise AssertionError((self.folder / "log").read_text())
+
+    def cut(self) -> None:
+        """End it with all its connections, as a cable that is pulled out."""
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for one in family:  # what measures has a session of its own and no longer belongs to it
+            if "sshd" in one.name():
+                one.kill()
+        self.process.wait()
+
+    def device(self, key: str = "user", folder: str = "~/retort-edge-test") -> Device:
+        """The device that it is."""
+        known = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes -F none"
+        options = [f"-p {self.port} -i {self.folder / key} {known}"]
+        user = os.environ.get("USER") or "root"
+        return device_of(f"{user}@127.0.0.1", folder, options, sys.executable)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """An sshd that listens on loopback."""
+    made = Daemon(tmp_path_factory.mktemp("sshd"))
+    yield made
+    made.cut()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A bundle whose model takes a moment to send."""
+    folder = tmp_path_factory.mktemp("made")
+    models = {"wide": dense(folder / "wide.onnx", 200_000), "narrow": dense(folder / "narrow.onnx", 64)}
+    return bundle(folder / "bundle", models, seconds=3.0)
+
+
+def test_a_run_over_real_ssh_survives_cut_links(daemon: Daemon, made: Artifact, tmp_path: Path) -> None:
+    """The daemon is killed while files are sent and while it measures; everything goes on, and nothing is left."""
+    device = daemon.device(folder=str(tmp_path / "there")).absolute()
+    device_run.require_ready(device, device_run.look(device))
+    sent: list[int] = []
+
+    def cutting(size: int) -> None:
+        sent.append(size)
+        if sum(sent) > 2_000_000 and daemon.process.poll() is None:
+            daemon.cut()
+
+    described = json.loads((made.path / "edge.json").read_text())
+    with pytest.raises(LinkLost):
+        device.push(made.path, described["files"], cutting)
+        device.present(["x"])
+    daemon.start()
+    device_run.push(device, made.path, SILENT)
+    device_run.start(device, made.path)
+    daemon.cut()
+    time.sleep(1.0)
+    daemon.start()
+    assert device_run.wait(device, SILENT)["state"] == "finished"
+    out = device_run.pull(device, tmp_path / "home", SILENT)
+    pulled = read_results(made.path, out)
+    assert pulled.state == "finished"
+    assert all(not part.error for part in pulled.parts.values())
+    device_run.clean(device)
+    assert not Path(device.folder).exists()
+
+
+def test_another_key_is_refused_in_one_sentence(daemon: Daemon, tmp_path: Path) -> None:
+    """A key that the device does not know is said so, without a question for a password."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(daemon.folder / "other")], check=True)
+    with pytest.raises(LinkLost, match="the key or the user is refused"):
+        daemon.device("other", str(tmp_path / "x")).absolute()
