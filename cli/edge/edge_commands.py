@@ -184,7 +184,8 @@ def _home(made: Artifact, host: str) -> Path:
 
 def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, screen: Console) -> dict[str, Any]:
     """Read results, print their tables, and write them beside the raw numbers; the same for ``--json``."""
-    from ...benchmarks.edge.device_result import results_of
+    from ...benchmarks.edge.device_result import device_name, results_of
+    from ...benchmarks.edge.device_summary import COLUMNS, lines_of_device, rows_of_models
     from ...benchmarks.edge.pulled_results import read_results
     from ...benchmarks.report.result_files import write_result
     from ...benchmarks.report.table import print_table
@@ -197,6 +198,10 @@ def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, scre
         path = out / (f"result-t{run.threads}-{one.id[:8]}.json" if run else "result-without-times.json")
         write_result(one, path)
         written.append((path, one))
+    rows, lines = rows_of_models(pulled), lines_of_device(pulled)
+    screen.table(f"starts on {device_name(pulled.device, host)}", list(COLUMNS), rows, words=True)
+    for line in lines:
+        screen.say(line)
     files = [str(path) for path, _ in written]
     screen.say("\n".join(f"wrote {file}" for file in files))
     values = [one.model_dump(mode="json", by_alias=True) for _, one in written]

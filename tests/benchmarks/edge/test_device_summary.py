@@ -1,0 +1,93 @@
+"""Starts, outputs beside this machine's, and energy of a run, from files as a device writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edge_devices import bundle, dense
+
+from retort.benchmarks.edge.device_summary import beside_here, cold_start, lines_of_device, rows_of_models
+from retort.benchmarks.edge.pulled_results import Part, Pulled
+from retort.core.artifact import Artifact
+from retort.core.session import open_session
+
+START = {
+    "kind": "cold", "candidate": "net", "drop_cache": False, "start_s": 0.01, "import_s": 0.2, "load_s": 0.05,
+    "first_s": 0.02, "calls_s": [0.02, 0.01, 0.005, *[0.004] * 20], "peak_bytes": 60_000_000,
+    "baseline_bytes": 50_000_000,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A bundle of one net."""
+    folder = tmp_path_factory.mktemp("made")
+    return bundle(folder / "bundle", {"net": dense(folder / "net.onnx", 16)})
+
+
+def pulled(made: Artifact, parts: dict[str, Part], readings: list[dict[str, Any]], **limits: Any) -> Pulled:
+    """Results of a device that measured these parts."""
+    import json
+
+    described = json.loads((made.path / "edge.json").read_text())
+    device = {"board": "a board", "limits": limits, "cpu": {"model": ""}, "machine": "aarch64"}
+    return Pulled(made.path, described, device, "finished", "", parts, readings)
+
+
+def test_starts_are_medians_and_cold_files_are_apart(made: Artifact) -> None:
+    """Medians of warm starts; the steady call is the first that is as short as the last ones."""
+    starts = [START, {**START, "load_s": 0.07}, {**START, "load_s": 0.06}, {**START, "load_s": 0.9, "drop_cache": True}]
+    parts = {f"cold-{at}": Part(f"cold-{at}", one) for at, one in enumerate(starts)}
+    parts["failed"] = Part("failed", {**START, "load_s": 99.0, "error": "killed"})
+    found = cold_start(pulled(made, parts, []), "net")
+    assert found is not None
+    assert (found.load_s, found.cold_file_load_s, found.starts) == (0.06, 0.9, 4)
+    assert found.steady_s == pytest.approx(0.01 + 0.2 + 0.06 + 0.02 + 0.01 + 0.005 + 0.004)
+    (row,) = rows_of_models(pulled(made, parts, []))
+    assert row[:6] == ("net", "200", "60 (900)", "20.0", "309", "60")
+    assert cold_start(pulled(made, {}, []), "net") is None
+
+
+@pytest.mark.parametrize("changed", [None, 1e-6, 0.5])
+def test_outputs_are_compared_sample_by_sample(made: Artifact, tmp_path: Path, changed: float | None) -> None:
+    """The first sample that differs is named; rounding is no difference."""
+    session = open_session(made.path / "models/0/model.onnx")
+    outputs = np.array(session.run({"x": np.load(made.path / "data/input-0.npy")})["y"])
+    session.close()
+    scale = float(np.ptp(outputs))
+    outputs[11, 1] += (changed or 0) * scale
+    np.savez(tmp_path / "raw.npz", allow_pickle=False, **{"output:y": outputs})
+    said = {"kind": "accuracy", "candidate": "net", "rows": 40}
+    found = beside_here(pulled(made, {"a": Part("a", said, tmp_path / "raw.npz")}, []), "net")
+    assert found is not None
+    assert found.samples == 40
+    assert found.first == (11 if changed == 0.5 else None)
+    assert found.largest == pytest.approx(changed or 0, rel=0.2, abs=1e-6)
+
+
+def _timed(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"t": 0.0, "what": "latency"}, *readings]
+
+
+def test_energy_is_counted_over_a_wrap(made: Artifact) -> None:
+    """A counter that begins again at 0 gives the same power; a rail gives its mean; else it is unavailable."""
+    part = {"latency": Part("latency", {"kind": "latency"})}
+    counts = [990_000_000, 998_000_000, 6_000_000, 14_000_000]
+    counters = [{"t": float(at), "microjoules": {"package": value}} for at, value in enumerate(counts)]
+    found = lines_of_device(pulled(made, part, _timed(counters), microjoules_wrap={"package": 1_000_000_000}))
+    assert found[0] == "8.0 W on average during the timings"
+    rails = [{"t": float(at), "watts": {"in": 4.0 + at, "cpu": 1.0}} for at in range(3)]
+    assert lines_of_device(pulled(made, part, _timed(rails)))[0] == "5.0 W on average during the timings"
+    nothing = lines_of_device(pulled(made, part, _timed([{"t": 0.0}])))
+    assert nothing == ["energy: unavailable on this device", "nothing on this device says whether it was throttled"]
+
+
+def test_heat_is_told(made: Artifact) -> None:
+    """Temperatures and frequencies of the timings, and no more doubt where something tells of throttling."""
+    part = {"latency": Part("latency", {"kind": "latency"})}
+    readings = [{"t": float(at), "celsius": {"a": 50.0 + at}, "mhz": {"cpu0": 1500.0 - at}} for at in range(3)]
+    found = lines_of_device(pulled(made, part, _timed(readings)))
+    assert found == ["50 °C at first and at most 52 °C; 1498 to 1500 MHz", "energy: unavailable on this device"]
