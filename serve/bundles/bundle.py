@@ -33,6 +33,7 @@ from .made_up_inputs import made_up
 
 _ON_GPU = 1e-2
 """Least golden tolerance on a GPU, whose products have the 10 bits of mantissa of TF32."""
+_FULL = frozenset(("FP32", "INT64", "INT32", "BOOL"))
 _NOT_TRIED = 0.1
 """Golden tolerance of a plan of fewer bits that cannot be tried on this machine."""
 
@@ -211,7 +212,7 @@ def _tolerance(folder: Path, parts: Parts, settings: Settings) -> float:
     except MachineError:
         if parts.plan is None:
             raise
-        return _ON_GPU if parts.plan.types <= {"FP32"} else _NOT_TRIED
+        return _ON_GPU if parts.plan.types <= _FULL else _NOT_TRIED
     inputs, expected = split_golden(parts.golden)
     error = golden_error(session.run(inputs), expected)
     session.close()

@@ -49,7 +49,7 @@ def write_onnx(made: Deployed) -> bool:
 
     Returns:
         False if there is none: only the Python form can give back the shape of a tensor without axes, and only that
-        form computes with OpenVINO as here.
+        form computes with OpenVINO or TensorRT-RTX.
 
     Raises:
         UserError: an input or output has a type that Triton does not have.
@@ -61,6 +61,8 @@ def write_onnx(made: Deployed) -> bool:
             raise UserError(message, f"export the model with another type, such as {', '.join(config.DATA_TYPES)}")
     scalar = any(spec.shape == () for spec in (*signature.inputs, *signature.outputs))
     if scalar or backend_of(made.settings.providers) != "ort":
+        return False
+    if made.parts.plan is not None and made.parts.plan.runtime == "tensorrt_rtx":  # Triton has the other TensorRT
         return False
     if made.settings.engine:
         made.write(f"{TENSORRT}/{name}/config.pbtxt", _tensorrt(made, _batching(made)))

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,8 @@ from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.errors import ArtifactError, InputError, MissingFileError, UserError
 from retort.core.options.serving_options import BundleOptions, PackOptions
+from retort.core.options.stage_options import EngineOptions
+from retort.export.trt.stage import build_engine
 from retort.pipeline.stages import bundle, pack
 from retort.serve.bundles.bundled import check_bundle, open_bundle
 from retort.serve.engine import Engine
@@ -399,15 +402,28 @@ def test_a_graph_takes_golden_samples_as_well(tmp_path: Path) -> None:
     assert golden["out.total"] == pytest.approx(inputs["in.x"].sum(axis=1), rel=1e-6)
 
 
+@pytest.mark.trt
+def test_a_plan_of_the_real_builder_is_packed(tmp_path: Path) -> None:
+    """What TensorRT-RTX builds without a GPU has all that packing reads; Triton cannot run it by itself."""
+    if find_spec("tensorrt_rtx") is None:
+        pytest.skip("tensorrt-rtx is not installed")
+    made = build_engine(
+        EngineOptions(batch_sizes=(1, 2, 8), timing_cache="off"), graph("vector", tmp_path), Place(tmp_path / "engine")
+    )
+    mar = open_mar(pack(PackOptions(), made, Place(tmp_path / "made"), CONTEXT))
+    assert mar.settings.engine.startswith("tensorrt-rtx==1.")
+    assert (mar.settings.limits.rows, mar.settings.buckets) == (8, (1, 2, 4, 8))
+    assert mar.settings.golden_tolerance == 0.01
+    triton = pack(PackOptions(target="triton"), made, Place(tmp_path / "triton"), CONTEXT)
+    assert {path.name for path in triton.path.iterdir() if path.is_dir()} == {"python-backend"}
+
+
 @pytest.mark.gpu
 @pytest.mark.trt
 def test_a_real_plan_is_packed_and_served(tmp_path: Path) -> None:
     """On a GPU, a plan that is built here is packed, and its worker's answers agree with ONNX Runtime's."""
     if driver_fault() is not None:
         pytest.skip("no GPU")
-    from retort.core.options.stage_options import EngineOptions
-    from retort.export.trt.stage import build_engine
-
     source = graph("vector", tmp_path)
     made = build_engine(EngineOptions(batch_sizes=(1, 4, 16)), source, Place(tmp_path / "engine"))
     engine = Engine.load(pack(PackOptions(), made, Place(tmp_path / "made"), CONTEXT).path / "bundle")
