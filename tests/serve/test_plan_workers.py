@@ -402,6 +402,7 @@ def test_a_graph_takes_golden_samples_as_well(tmp_path: Path) -> None:
     assert golden["out.total"] == pytest.approx(inputs["in.x"].sum(axis=1), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.trt
 def test_a_plan_of_the_real_builder_is_packed(tmp_path: Path) -> None:
     """What TensorRT-RTX builds without a GPU has all that packing reads; Triton cannot run it by itself."""
