@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +113,31 @@ def test_a_wrong_answer_of_openvino_stops_the_worker(packed: Artifact, monkeypat
     monkeypatch.setattr(OpenvinoSession, "run", lambda *given: {n: 1.01 * a for n, a in compute(*given).items()})
     with pytest.raises(RuntimeError, match=r"the golden outputs differ by 0\.0"):
         Endpoint("1").handle(None, _context(packed.path / "bundle"))
+
+
+@pytest.mark.usefixtures("_openvino")
+def test_a_host_needs_no_onnx_runtime(tmp_path: Path) -> None:
+    """A Python that has numpy and openvino alone opens a bundle of the model, and answers."""
+    whole = bundle(BundleOptions(provider="openvino"), graph("vector", tmp_path), Place(tmp_path / "bundle"), CONTEXT)
+    for name in ("numpy", "openvino"):
+        found = find_spec(name)
+        assert found is not None
+        home = Path(found.origin or "").parent
+        for folder in (home, home.with_name(f"{name}.libs")):
+            if folder.exists():
+                (tmp_path / "site").mkdir(exist_ok=True)
+                (tmp_path / "site" / folder.name).symlink_to(folder)
+    code = f"""
+import sys
+sys.path[:0] = [{str(whole.path)!r}, {str(tmp_path / "site")!r}]
+from retort_runtime import Incoming, open_bundle
+engine = open_bundle({str(whole.path)!r})
+answer = engine.answer([Incoming({{"body": b'{{"x": [[1, 2], [3, 4]]}}'}})])[0]
+print(answer.status, answer.body.decode(), engine.session.backend, "onnxruntime" in sys.modules)
+"""
+    command = [sys.executable, "-I", "-S", "-B", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == '200 {"total":[3.0,7.0]} openvino False', done.stderr
 
 
 def test_a_worker_without_openvino_does_not_start(packed: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
