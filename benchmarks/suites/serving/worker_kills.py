@@ -15,7 +15,7 @@ from threading import Thread
 
 from .findings import Finding, Report, at_least, at_most, figure, percentile
 from .request_cost import BATCH_SIZE
-from .request_load import Ask, Load, Outcome, closed_loop
+from .request_load import NO_ANSWER, Ask, Load, Outcome, closed_loop
 from .request_pool import RequestPool
 from .running_server import RunningServer, serving
 from .served_networks import WIDTHS, convolutions, packed
@@ -93,23 +93,21 @@ def under_load(ask: Ask, clients: int, work: Callable[[], None]) -> Load:
     return found[0]
 
 
-def lost_by_kill(first: Sequence[Outcome], kills: Sequence[Kill]) -> list[int]:
-    """Number of first tries that failed after each kill and before the next."""
-    return [len(one) for one in losses(first, kills)]
+Loss = tuple[float, float, int]
+"""A failed first try: seconds from its kill to its begin and to its end, and its status."""
 
 
-def losses(first: Sequence[Outcome], kills: Sequence[Kill]) -> list[list[tuple[float, float, int]]]:
-    """For each kill the failed first tries up to the next: seconds from it to their begin and end, and their status."""
-    ends = [*(kill.at_s for kill in kills[1:]), float("inf")]
-    failed = [one for one in first if one.status != 200]
-    return [
-        [
-            (round(one.begun_s - kill.at_s, 4), round(one.ended_s - kill.at_s, 4), one.status)
-            for one in failed
-            if kill.at_s <= one.ended_s < end
-        ]
-        for kill, end in zip(kills, ends, strict=True)
-    ]
+def losses(first: Sequence[Outcome], kills: Sequence[Kill]) -> list[list[Loss]]:
+    """The failed first tries of each kill: of the first one while they waited, or else of the last one before."""
+    found: list[list[Loss]] = [[] for _ in kills]
+    for one in first:
+        earlier = [number for number, kill in enumerate(kills) if kill.at_s <= one.ended_s]
+        if one.status == 200 or not earlier:
+            continue
+        number = next((number for number in earlier if one.begun_s <= kills[number].at_s), earlier[-1])
+        at = kills[number].at_s
+        found[number].append((round(one.begun_s - at, 4), round(one.ended_s - at, 4), one.status))
+    return found
 
 
 def judged(load: Load, first: Sequence[Outcome], kills: Sequence[Kill], cold_start_s: float) -> list[Finding]:
@@ -120,13 +118,16 @@ def judged(load: Load, first: Sequence[Outcome], kills: Sequence[Kill], cold_sta
         first: first tries.
         cold_start_s: time of a worker's start without a kill before it.
     """
-    lost = lost_by_kill(first, kills)
+    lost = losses(first, kills)
+    told_s = [end for one in lost for _, end, _ in one]
     back = [kill.back_s for kill in kills]
     failed = len(load.outcomes) - len(load.answered)
     return [
         figure("kills", len(kills)),
-        at_most("G8", "most requests lost to one kill, without a retry", max(lost), BATCH_SIZE),
-        figure("requests lost to all kills, without a retry", sum(lost)),
+        at_most("G8", "most requests lost to one kill, without a retry", max(map(len, lost)), BATCH_SIZE),
+        figure("requests lost to all kills, without a retry", len(told_s)),
+        figure("of them without any answer", sum(status == NO_ANSWER for one in lost for *_, status in one)),
+        figure("longest time from a kill until a lost request was told", max(told_s, default=0.0), "s"),
         at_most("G8", f"requests lost with at most {RETRIES} retries", failed, 0),
         at_most("G8", "wrong answers", load.wrong, 0),
         at_most("G8", "time until all workers are back, median", median(back), cold_start_s + 1, "s"),

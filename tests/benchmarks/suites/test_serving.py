@@ -247,8 +247,12 @@ def test_losses_belong_to_the_kill_before_them() -> None:
     """Failed first tries count for the last kill; more than a batch, and a worker that stays away, miss the goal."""
     first = [Outcome(at, at, at, at, 200 if at % 10 else 0, True) for at in range(100)]
     kills = [worker_kills.Kill(5, 1.0), worker_kills.Kill(25, 2.0)]
-    assert worker_kills.lost_by_kill(first, kills) == [2, 7]
+    assert [len(one) for one in worker_kills.losses(first, kills)] == [2, 7]
     assert worker_kills.losses(first, kills)[0] == [(5, 5, 0), (15, 15, 0)]
+    waited = Outcome(0, 4, 4, 64, 0, False)
+    assert worker_kills.losses([waited], kills) == [[(-1, 59, 0)], []]
+    told = {one.what: one.got for one in worker_kills.judged(_load(200), [waited], kills, 1.0)}
+    assert told["longest time from a kill until a lost request was told"] == "59 s"
     missed = {one.what for one in worker_kills.judged(_load(200), first, kills, 1.0) if one.reached is False}
     assert missed == set()
     away = [worker_kills.Kill(5, float("inf"))]
