@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +31,15 @@ from retort.benchmarks.suites.serving.__main__ import SUITES, defaults, descript
 from retort.benchmarks.suites.serving.bundle_runtime import Call, Reply, Runtime
 from retort.benchmarks.suites.serving.findings import Report, at_least, at_most, figure
 from retort.benchmarks.suites.serving.mutations import mutants, seeds
-from retort.benchmarks.suites.serving.request_load import Ask, Load, Outcome, arrivals, closed_loop, open_loop
+from retort.benchmarks.suites.serving.request_load import (
+    NO_ANSWER,
+    Ask,
+    Load,
+    Outcome,
+    arrivals,
+    closed_loop,
+    open_loop,
+)
 from retort.benchmarks.suites.serving.request_pool import TYPES, Form, RequestPool, npy, raw_session
 from retort.benchmarks.suites.serving.running_server import serving
 from retort.benchmarks.suites.serving.served_networks import convolutions, packed
@@ -351,6 +360,25 @@ def test_a_real_server_is_measured(tmp_path: Path) -> None:
         assert kill.back_s < worker_kills.BACK_S
         assert asks["npy"](3) == (200, True)
         assert cold_start.start_of(server, 1.0).worker_s > 0
+
+
+@pytest.mark.slow
+@pytest.mark.torchserve
+def test_torchserve_forgets_what_it_collected_for_a_worker_that_dies(tmp_path: Path) -> None:
+    """Such a request gets no answer, which docs/specs/serve.md 2.4 says; the next one is answered."""
+    require_torchserve()
+    file = convolutions(tmp_path / "light.onnx", 4)
+    archive_of_it = packed(file, tmp_path / "light", "--max-batch-delay-ms", "1500")
+    with serving([archive_of_it], "--workers", "1") as server:
+        ask = RequestPool.of(file, 1).ask(server.url, timeout_s=4)
+        found: list[tuple[int, bool]] = []
+        waiting = threading.Thread(target=lambda: found.append(ask(0)))
+        waiting.start()
+        time.sleep(0.5)
+        assert worker_kills.kill_one(server, "light", random.Random(0)).back_s < worker_kills.BACK_S
+        waiting.join()
+        assert found == [(NO_ANSWER, False)]
+        assert ask(0) == (200, True)
 
 
 def test_every_suite_has_options_with_defaults() -> None:
