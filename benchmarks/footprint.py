@@ -30,6 +30,19 @@ RUNS = 3
 CHILD_TIMEOUT_S = 600
 
 
+PRECISIONS = {
+    "FLOAT": "FP32",
+    "FLOAT16": "FP16",
+    "BFLOAT16": "BF16",
+    "DOUBLE": "FP64",
+    "INT8": "INT8",
+    "UINT8": "INT8",
+    "INT4": "INT4",
+    "UINT4": "INT4",
+}
+"""The precision of weights by ONNX's name of their type."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """Memory of one process that loads a model and runs it.
@@ -90,6 +103,26 @@ def parameters_in_file(model: Path) -> int | None:
             if tensor.data_type in weights and tensor.name not in scales:
                 total += int(np.prod(tensor.dims, dtype=np.int64))
     return total
+
+
+def precision_in_file(model: Path) -> str:
+    """``FP32``, ``FP16``, ``INT8`` or another type: what most weights of an ONNX file are; empty for other files.
+
+    Raises:
+        ArtifactError: the file is truncated.
+    """
+    if model.suffix != ".onnx":
+        return ""
+    proto, onnx = _onnx_model(model)
+    kinds = {name: getattr(onnx.TensorProto, name) for name in onnx.TensorProto.DataType.keys()}  # noqa: SIM118
+    names = {number: PRECISIONS[name] for name, number in kinds.items() if name in PRECISIONS}
+    counts: dict[str, int] = {}
+    for graph in nested(proto.graph):
+        for tensor in graph.initializer:
+            if tensor.data_type in names:
+                kind = names[tensor.data_type]
+                counts[kind] = counts.get(kind, 0) + int(np.prod(tensor.dims, dtype=np.int64))
+    return max(counts, key=counts.__getitem__) if counts else "FP32"
 
 
 def measure_memory(model: Path, batch: int = 1, threads: int = 1) -> Memory:

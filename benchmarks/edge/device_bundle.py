@@ -23,6 +23,7 @@ from ...core.options.edge_options import EdgeOptions
 from ...core.session import Session, SessionOptions, open_session
 from ...core.system.owned_folders import sha256_file
 from ...core.tensors import BATCH, Array, TensorSpec
+from ..footprint import precision_in_file
 from ..timing.statistics import rounds_needed
 from .runner import SCHEMA
 
@@ -130,6 +131,7 @@ def _candidate(folder: Path, index: int, model: Measured) -> dict[str, Any]:
         "file": (home / "model.onnx").relative_to(folder).as_posix(),
         "original": main.name,
         "sha256": sha256_file(main),
+        "precision": precision_in_file(main),
         "batch_axis": _axes(signature.inputs, signature.fixed_batch),
         "output_axis": _axes(signature.outputs, signature.fixed_batch),
         "fixed_batch": signature.fixed_batch or 0,

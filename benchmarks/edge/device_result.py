@@ -82,7 +82,7 @@ def _result(
     kind = "" if cores == "all" else f", {cores} cores"
     told = f", {counted(threads, 'thread')}" if latency else ""
     data = pulled.described["data"]
-    facts = {"fingerprint": data["fingerprint"], "test_samples": data["rows"]}
+    facts = {"fingerprint": data["fingerprint"], "test_samples": data["rows"], "cores": cores}
     against = f"{listed(names[1:])} against {names[0]}" if names[1:] else names[0]
     return new_result(
         f"{against} on {device}{kind}{told}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +11,7 @@ import typer
 from ...core.counts import counted
 from ...core.errors import MachineError
 from ..app import Debug, Json, console
-from .edge_arguments import Bundle, Folder, Host, Python, SshOptions, device_of_bundle, edge, loaded, prepared
+from .edge_arguments import STORE, Bundle, Folder, Host, Python, SshOptions, device_of_bundle, edge, loaded, prepared
 
 
 @edge.command("push")
@@ -114,6 +116,45 @@ def doctor(
     screen.result({"device": host, **answers, "faults": list(found.faults)}, told)
     if found.faults:
         raise typer.Exit(MachineError.exit_code)
+
+
+@edge.command("table")
+def table(
+    store: Annotated[Path, typer.Option(help="The store of all results.")] = STORE,
+    device: Annotated[str, typer.Option(help="Only devices whose name contains this text.")] = "",
+    model: Annotated[str, typer.Option(help="Only models whose name contains this text.")] = "",
+    all_: Annotated[bool, typer.Option("--all", help="Every measurement, and not the newest of each kind.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what was measured on all devices: device, model, precision, threads and batch size.
+
+    Example: `retort edge table --device raspberry`
+    """
+    from ...benchmarks.edge.store import Store, newest
+
+    found = Store(store).rows()
+    kept = [row for row in (found if all_ else newest(found)) if device in row.device and model in row.model]
+    columns = ["device", "model", "precision", "threads", "batch", "median", "p99", "times faster", "metric", "verdict"]
+    lines = [
+        (
+            row.device,
+            row.model,
+            row.precision,
+            f"{row.threads}{'' if row.cores == 'all' else f' ({row.cores})'}",
+            str(row.batch),
+            f"{row.median_ms:.3g} ms",
+            "–" if row.p99_ms is None else f"{row.p99_ms:.3g} ms",
+            "–" if row.ratio is None else f"{row.ratio:.2f} × {row.against}",
+            "–" if row.value is None else f"{row.metric} {row.value:.4g}",
+            row.verdict,
+        )
+        for row in kept
+    ]
+    screen = console(json)
+    if lines:
+        screen.table("measured on devices", columns, lines, words=True)
+    screen.result({"rows": [asdict(row) for row in kept]}, "" if lines else "nothing in the store fits")
 
 
 @edge.command("clean")

@@ -11,6 +11,7 @@ import typer
 from ...core.artifact import Artifact, load_artifact, raise_if_not
 from ...core.console import Console
 from ...core.options.stage_options import MetricName
+from ...core.system.owned_folders import RUNS
 from ..app import app
 from ..interruptible import Interruptible
 
@@ -24,6 +25,8 @@ edge = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(edge, name="edge")
+STORE = RUNS / "edge.db"
+"""The store of the results of all devices."""
 Host = Annotated[
     str, typer.Argument(help="Device as ssh takes it, such as pi@raspberrypi.local, or local for this machine.")
 ]

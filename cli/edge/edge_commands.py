@@ -17,6 +17,7 @@ from ...core.system.owned_folders import RUNS
 from ..app import Data, DataArgs, Debug, Force, Json, Out, Settings, console, context_of
 from ..flags import build_options, with_flags
 from .edge_arguments import (
+    STORE,
     Bundle,
     Folder,
     Host,
@@ -187,8 +188,10 @@ def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, scre
     from ...benchmarks.edge.device_result import device_name, results_of
     from ...benchmarks.edge.device_summary import COLUMNS, lines_of_device, rows_of_models
     from ...benchmarks.edge.pulled_results import read_results
+    from ...benchmarks.edge.store import Store, rows_of
     from ...benchmarks.report.result_files import write_result
     from ...benchmarks.report.table import print_table
+    from ...core.system.owned_folders import sha256_file
 
     pulled: Pulled = read_results(made.path, out)
     written = []
@@ -198,6 +201,10 @@ def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, scre
         path = out / (f"result-t{run.threads}-{one.id[:8]}.json" if run else "result-without-times.json")
         write_result(one, path)
         written.append((path, one))
+    store, key = Store(STORE), sha256_file(out / "result.json")
+    precisions = {one["name"]: str(one["precision"]) for one in pulled.described["candidates"]}
+    for _, made_of in written:
+        store.add(rows_of(made_of, key, str(made_of.data["cores"]), precisions))
     rows, lines = rows_of_models(pulled), lines_of_device(pulled)
     screen.table(f"starts on {device_name(pulled.device, host)}", list(COLUMNS), rows, words=True)
     for line in lines:

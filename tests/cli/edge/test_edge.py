@@ -56,6 +56,14 @@ def test_one_command_measures_behind_ssh(
     narrow = found["results"][0]["stages"][1]
     assert narrow["latency"]["1"]["ratio"]["value"] > 1
     assert not list((tmp_path / "home/retort-edge").iterdir())
+    assert call("table", "--json") == 0
+    rows = said(capsys)["rows"]
+    assert [(row["model"], row["precision"], row["verdict"]) for row in rows] == [
+        ("wide", "FP32", rows[0]["verdict"]),
+        ("narrow", "FP32", rows[0]["verdict"]),
+    ]
+    assert call("table", "--device", "no such", "--json") == 0
+    assert said(capsys)["rows"] == []
     with pytest.raises(SystemExit) as ended:
         main(["report", found["files"][0], "--out", "page.html"])
     assert not ended.value.code

@@ -1,0 +1,68 @@
+"""The store of results: rows are appended and never changed, once for each run, and other files are left alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from retort.benchmarks.edge.store import COLUMNS, VERSION, Row, Store, newest
+from retort.core.errors import ArtifactError, MissingFileError, StorageError
+
+ROW = Row(
+    "run1", "2026-12-01T00:00:00", "retort edge run", "board (Pi 5)", "f1", "int8", "a" * 64, "INT8", "all", 1, 1,
+    1.5, 1.4, 1.6, None, "fp32", 2.0, 1.9, 2.1, "accuracy", 0.9, 0.01, 60_000_000, 45_000, "VALID", "",
+)  # fmt: skip
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    """Every field, with its type; an absent value is None."""
+    store = Store(tmp_path / "deep/edge.db")
+    assert store.add([ROW, replace(ROW, batch=8, verdict="THROTTLED", reasons="THROTTLED: heat")]) == 2
+    assert store.rows()[0] == ROW
+    assert [row.verdict for row in store.rows()] == ["VALID", "THROTTLED"]
+
+
+def test_a_run_is_stored_once_and_nothing_is_changed(tmp_path: Path) -> None:
+    """The same run again adds nothing, also with other numbers; another run of the same file is a new row."""
+    store = Store(tmp_path / "edge.db")
+    store.add([ROW])
+    assert store.add([replace(ROW, median_ms=9.0)]) == 0
+    assert store.rows() == [ROW]
+    later = replace(ROW, run="run2", median_ms=1.2)
+    assert store.add([later]) == 1
+    assert len(store.rows()) == 2
+    assert newest(store.rows()) == [later]
+    assert len(newest([ROW, replace(ROW, run="run3", fingerprint="f2")])) == 2
+
+
+def test_other_files_are_told_and_stay(tmp_path: Path) -> None:
+    """No store, a file of something else, a damaged one, a later version, and a folder that cannot be made."""
+    with pytest.raises(MissingFileError, match="there is no"):
+        Store(tmp_path / "edge.db").rows()
+    foreign = tmp_path / "notes.db"
+    foreign.write_bytes(b"my notes, which are no database of SQLite" * 30)
+    before = foreign.read_bytes()
+    for act in (lambda: Store(foreign).rows(), lambda: Store(foreign).add([ROW])):
+        with pytest.raises(ArtifactError, match="is no store of measurements"):
+            act()
+    assert foreign.read_bytes() == before
+    late = tmp_path / "late.db"
+    with sqlite3.connect(late) as connection:
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(ArtifactError, match="update Retort"):
+        Store(late).rows()
+    with pytest.raises(StorageError):
+        Store(foreign / "below/edge.db").add([ROW])
+
+
+def test_other_programs_can_read_it(tmp_path: Path) -> None:
+    """The columns have the names of the fields."""
+    Store(tmp_path / "edge.db").add([ROW])
+    with sqlite3.connect(tmp_path / "edge.db") as connection:
+        found = connection.execute('SELECT device, median_ms, "drop" FROM measurements').fetchall()
+        names = [column[1] for column in connection.execute("PRAGMA table_info(measurements)")]
+    assert found == [("board (Pi 5)", 1.5, 0.01)]
+    assert tuple(names) == COLUMNS
