@@ -30,6 +30,8 @@ from .runner import SCHEMA
 DESCRIPTION = "edge.json"
 """Name of the file that says what is measured, and has the checksums of all others."""
 PROGRAM = "retort_edge"
+README, DATA, MODELS = "README.txt", "data", "models"
+"""Names of the other entries of the folder."""
 RUNNER = Path(__file__).with_name("runner")
 _LOADED = 2.5
 """Memory of an opened model as a multiple of its file: its weights, packed once more for the kernels, and its graph."""
@@ -81,7 +83,7 @@ def write_device_bundle(
         data = _samples(folder, opened[0], splits, options.rows)
         _fixed_batches(candidates, options)
         shutil.copytree(RUNNER, folder / PROGRAM, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "README.txt").write_text(_README.format(program=PROGRAM, name=place.directory.name), encoding="utf-8")
+        (folder / README).write_text(_README.format(program=PROGRAM, name=place.directory.name), encoding="utf-8")
         described = {
             "schema": SCHEMA,
             "candidates": candidates,
@@ -119,7 +121,7 @@ def _raise_if_other_inputs(models: Sequence[Measured]) -> None:
 
 def _candidate(folder: Path, index: int, model: Measured) -> dict[str, Any]:
     """The entry of a model, whose files are copied."""
-    home = folder / "models" / str(index)
+    home = folder / MODELS / str(index)
     home.mkdir(parents=True)
     main, signature = model.artifact.main, model.session.signature
     shutil.copyfile(main, home / "model.onnx")
@@ -150,14 +152,14 @@ def _samples(folder: Path, model: Measured, splits: Splits, most: int) -> dict[s
     rows = min(len(test), most)
     feeds, targets = test.read(range(rows))
     checked = model.session.signature.validate(_first_batch(feeds, model))
-    (folder / "data").mkdir()
+    (folder / DATA).mkdir()
     inputs = {}
     for index, (name, array) in enumerate(feeds.items()):
-        inputs[name] = f"data/input-{index}.npy"
+        inputs[name] = f"{DATA}/input-{index}.npy"
         np.save(folder / inputs[name], np.ascontiguousarray(array, checked[name].dtype))
     if targets is not None:
-        np.save(folder / "data/targets.npy", np.asarray(targets))
-    return {"inputs": inputs, "targets": None if targets is None else "data/targets.npy", "rows": rows}
+        np.save(folder / f"{DATA}/targets.npy", np.asarray(targets))
+    return {"inputs": inputs, "targets": None if targets is None else f"{DATA}/targets.npy", "rows": rows}
 
 
 def _first_batch(feeds: Mapping[str, Array], model: Measured) -> dict[str, Array]:

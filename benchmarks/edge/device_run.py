@@ -17,14 +17,20 @@ from ...core.console import Console
 from ...core.counts import counted
 from ...core.errors import MachineError, UserError
 from ...core.system.owned_folders import sha256_file
-from .device_bundle import DESCRIPTION, PROGRAM
+from .device_bundle import DATA, DESCRIPTION, MODELS, PROGRAM, README
 from .pulled_results import RESULT
 from .ssh import Device, LinkLost
 
 POLL_S, LOST_S = 2.0, 600.0
 """Seconds between two looks at a run, and how long a lost device is waited for."""
+END_S = 30.0
+"""Seconds in which a run that is told to end writes what it has found."""
+MARKER = ".retort-edge"
+"""File in a folder on a device that says that the folder is ours."""
 SPARE_BYTES = 256 << 20
 """Free space that the results may need beside the bundle."""
+OURS = (DESCRIPTION, README, DATA, MODELS, PROGRAM, "out", MARKER)
+"""All that is written into the folder on a device."""
 NO_WHEELS = ("armv7l", "armv6l", "i686", "i386")
 """Machines for which ONNX Runtime publishes no wheels."""
 
@@ -97,14 +103,34 @@ def require_ready(device: Device, found: Readiness) -> None:
         raise MachineError(f"{device.host} cannot measure: {what}", remedy or "free some, or measure less")
 
 
+def claim(device: Device) -> None:
+    """Make the folder on the device ours, which is empty or was ours before.
+
+    Raises:
+        UserError: it contains files of others.
+    """
+    ours = f'test -f {MARKER} || test -z "$(ls -A)"'
+    script = f"cd {shlex.quote(device.folder)} && if {ours}; then : >{MARKER}; else ls -A; fi"
+    if others := device.run(script).decode("utf-8", "replace").split("\n")[0]:
+        told = f"{device.folder} on {device.host} contains {others}, which is not of Retort, so nothing is sent"
+        raise UserError(told, "choose an empty folder with --folder")
+
+
 def push(device: Device, bundle: Path, console: Console) -> int:
     """Send a bundle; the number of files that were sent.
 
     Raises:
+        UserError: the folder on the device contains files of others.
         LinkLost: the connection was cut; what has arrived stays.
+        MachineError: another bundle is measured in the folder.
     """
+    claim(device)
     described = json.loads((bundle / DESCRIPTION).read_bytes())
     files = {**described["files"], DESCRIPTION: sha256_file(bundle / DESCRIPTION)}
+    there = device.present([DESCRIPTION]).get(DESCRIPTION, (0, ""))[1]
+    if there != files[DESCRIPTION] and status(device)["state"] == "running":
+        told = f"{device.host} measures another bundle in {device.folder} now"
+        raise MachineError(told, "wait until it has ended, or choose another folder with --folder")
     total = sum((bundle / name).stat().st_size for name in files)
     with console.progress(f"send to {device.host}", total) as bar:
         return device.push(bundle, files, bar.advance)
@@ -116,7 +142,9 @@ def start(device: Device, bundle: Path) -> None:
     Raises:
         MachineError: it cannot begin; the message is that of the device.
     """
-    here, program = shlex.quote(device.folder), f"{device.python} -m {PROGRAM}"
+    if status(device)["state"] == "running":
+        return
+    here, program = shlex.quote(device.folder), f"{device.interpreter} -m {PROGRAM}"
     checked = f"cd {here} && {program} --check >/dev/null"
     device.run(checked, timeout_s=600)
     device.run(
@@ -170,11 +198,14 @@ def wait(device: Device, console: Console) -> dict[str, Any]:
 
 
 def stop(device: Device) -> bool:
-    """End a run; whether there was one."""
+    """End a run, and wait until it has ended; whether there was one."""
     found = status(device)
     if found["state"] != "running":
         return False
     device.run(f"kill -TERM {int(found['pid'])}")
+    begun = time.monotonic()
+    while status(device)["state"] == "running" and time.monotonic() - begun < END_S:
+        time.sleep(POLL_S / 4)
     return True
 
 
@@ -208,12 +239,15 @@ def pull(device: Device, out: Path, console: Console) -> Path:
 
 
 def clean(device: Device) -> None:
-    """Delete the folder on the device, if it is one of ours.
+    """Delete the bundle and its results on the device, and the folder if nothing else is in it.
 
     Raises:
-        UserError: it contains no bundle.
+        UserError: it is no folder of ours.
+        MachineError: a run is measuring in it.
     """
     here = shlex.quote(device.folder)
-    if device.run(f"test -f {here}/{DESCRIPTION} && test -d {here}/{PROGRAM} && echo ours || true").strip() != b"ours":
+    if device.run(f"test -f {here}/{MARKER} && echo ours || true").strip() != b"ours":
         raise UserError(f"{device.folder} on {device.host} is no folder of ours, so it stays", "delete it by hand")
-    device.run(f"rm -rf {here}")
+    if status(device)["state"] == "running":
+        raise MachineError(f"{device.host} measures in {device.folder} now", "end it with `retort edge stop`")
+    device.run(f"cd {here} && rm -rf {' '.join(OURS)} && cd .. && (rmdir {here} 2>/dev/null || true)")

@@ -75,11 +75,12 @@ class Pulled:
     def during(self, part: str) -> list[dict[str, Any]]:
         """The readings of the sensors while a part ran."""
         marks = [one for one in self.readings if "what" in one]
-        begun = [one["t"] for one in marks if one["what"] == part][-1:]
-        if not begun:
+        begun = next((one for one in reversed(marks) if one["what"] == part), None)
+        if begun is None:
             return []
-        ended = min((one["t"] for one in marks if one["t"] > begun[0]), default=float("inf"))
-        return [one for one in self.readings if "what" not in one and begun[0] <= one["t"] <= ended]
+        start, same = begun["t"], [one for one in self.readings if one.get("run") == begun.get("run")]
+        ended = min((one["t"] for one in same if "what" in one and one["t"] > start), default=float("inf"))
+        return [one for one in same if "what" not in one and start <= one["t"] <= ended]
 
 
 def read_results(bundle: Path, out: Path) -> Pulled:

@@ -112,7 +112,7 @@ class Device:
             MachineError: it fails, or prints something else.
         """
         code = (QUESTIONS / f"{question}.py").read_text(encoding="utf-8")
-        line = shlex.join([self.python, "-c", code, self.folder])
+        line = f"{self.interpreter} {shlex.join(['-c', code, self.folder])}"
         printed = self.run(line, given, timeout_s).decode("utf-8", "replace")
         try:
             return json.loads(printed.strip().splitlines()[-1])
@@ -124,7 +124,12 @@ class Device:
     @property
     def here(self) -> str:
         """The folder as a word of a shell, in which only a leading ``~`` means something."""
-        return f"~/{shlex.quote(self.folder[2:])}" if self.folder.startswith("~/") else shlex.quote(self.folder)
+        return _word(self.folder)
+
+    @property
+    def interpreter(self) -> str:
+        """The interpreter as a word of a shell."""
+        return _word(self.python)
 
     def absolute(self) -> Device:
         """The same device with the whole path of the folder, which is made.
@@ -132,7 +137,7 @@ class Device:
         Raises:
             MachineError: it cannot be made.
         """
-        found = self.run(f"mkdir -p {self.here} && cd {self.here} && pwd").decode().strip().splitlines()[-1]
+        found = self.run(f"mkdir -p -- {self.here} && cd -- {self.here} && pwd").decode().strip().splitlines()[-1]
         return Device(self.host, found, self.options, self.python)
 
     def present(self, names: Sequence[str]) -> dict[str, tuple[int, str]]:
@@ -175,7 +180,9 @@ class Device:
         target = shlex.quote(f"{self.folder}/{name}")
         parent = shlex.quote(f"{self.folder}/{name}".rpartition("/")[0])
         write = ">>" if begun else ">"
-        script = f"mkdir -p {parent} && cat {write} {target}.part && mv {target}.part {target}"
+        # the end of a cut link looks like the end of a file
+        whole = f'test "$(wc -c <{target}.part)" -eq {path.stat().st_size}'
+        script = f"mkdir -p {parent} && cat {write} {target}.part && {whole} && mv {target}.part {target}"
         process = subprocess.Popen(self.command(script), stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdin is not None
         assert process.stderr is not None
@@ -232,6 +239,13 @@ class Device:
         said = process.stderr.read()
         self.raise_if_failed(process.wait(), said)
         part.replace(path)
+
+
+def _word(path: str) -> str:
+    """A path as a word of a shell, in which only a leading ``~`` means something."""
+    if path == "~":
+        return path
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") and path[2:] else shlex.quote(path)
 
 
 def _prefix(path: Path, size: int) -> str:

@@ -15,7 +15,13 @@ def main() -> None:
     if found["state"] == "running":
         try:
             os.kill(int(found["pid"]), 0)
+            with open(f"/proc/{int(found['pid'])}/cmdline", "rb") as file:  # after a restart it may be another program
+                alive = b"retort_edge" in file.read()
+        except FileNotFoundError:
+            alive = not os.path.isdir("/proc/self")
         except (OSError, OverflowError, ValueError):
+            alive = False
+        if not alive:
             found["state"] = "vanished"
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -26,6 +26,7 @@ from .sensors import Recorder, Sensors
 
 POLL_S = 0.1
 NEEDED = (3, 9)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Refused(Exception):
@@ -158,8 +159,9 @@ class Run:
 
     def go(self) -> int:
         """Do what is left, and say in ``result.json`` what there is."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._told)
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
+                signal.signal(number, self._told)
         parts = self.parts()
         left = [name for name in parts if not self._is_done(name)]
         ended, failed = "", 0
@@ -185,9 +187,9 @@ class Run:
         common = {"seed": int(self.policy["seed"]), "manifest": self.key}
         found: dict[str, dict[str, Any]] = {}
         for start in range(int(self.policy["starts"])):
-            for name in names:
+            for number, name in enumerate(names):
                 dropped = start >= int(self.policy["starts"]) - int(self.policy["cold_file_starts"])
-                found[f"cold-{start}-{_safe(name)}"] = {
+                found[f"cold-{start}-{_safe(number, name)}"] = {
                     **common, "kind": "cold", "candidate": name, "threads": 1, "cpus": [], "drop_cache": dropped,
                     "calls": 50, "seconds": 2.0,
                 }  # fmt: skip
@@ -202,8 +204,8 @@ class Run:
                         **timing, "cores": kind, "cpus": cpus, "threads": threads, "batch": batch,
                     }  # fmt: skip
         if self.policy["accuracy"]:
-            for name in names:
-                found[f"accuracy-{_safe(name)}"] = {
+            for number, name in enumerate(names):
+                found[f"accuracy-{_safe(number, name)}"] = {
                     **common, "kind": "accuracy", "candidate": name, "threads": len(clusters["all"]), "cpus": [],
                     "batch": 16,
                 }  # fmt: skip
@@ -222,6 +224,8 @@ class Run:
             Ended: it was told to end, or a limit was reached.
         """
         described_in, out = self.out / f"{name}.part.json", self.out / f"{name}.json"
+        for stale in (out, out.with_suffix(".npz")):  # of another bundle, or of a try that failed
+            stale.unlink(missing_ok=True)
         _write(described_in, part)
         package = __package__ or "retort_edge"
         command = [
@@ -257,6 +261,8 @@ class Run:
             raise Ended(f"the device has {hottest:.0f} °C, more than the limit of {most:g} °C")
 
     def _told(self, number: int, frame: object) -> NoReturn:
+        for other in SIGNALS:  # what is finished is written, however often it is told
+            signal.signal(other, signal.SIG_IGN)
         raise Ended(f"it got the signal {signal.Signals(number).name}")
 
     def _kill(self) -> None:
@@ -268,20 +274,27 @@ class Run:
 
     def _is_done(self, name: str) -> bool:
         """Whether a part of this manifest was finished before, without an error of the process."""
+        found = self._found(name)
+        return bool(found) and not found.get("error")
+
+    def _found(self, name: str) -> dict[str, Any]:
+        """What a part of this manifest found; empty if there is nothing of it, or that of another manifest."""
         try:
             found = json.loads((self.out / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return False
-        return found.get("manifest") == self.key and not found.get("error")
+            return {}
+        return found if isinstance(found, dict) and found.get("manifest") == self.key else {}
 
     def _keep(self, recorder: Recorder) -> None:
-        lines = [json.dumps(one) for one in (*recorder.readings, *recorder.marks)]
+        run = time.time_ns()  # the monotonic clock of another run may have begun anew
+        lines = [json.dumps({**one, "run": run}) for one in (*recorder.readings, *recorder.marks)]
         with (self.out / "sensors.jsonl").open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
 
     def _conclude(self, parts: dict[str, dict[str, Any]], state: str, why: str) -> None:
         """The list of all results with their checksums, and the manifest that they belong to."""
-        present = [path for name in parts for path in (self.out / f"{name}.json", self.out / f"{name}.npz")]
+        mine = [name for name in parts if self._found(name)]
+        present = [path for name in mine for path in (self.out / f"{name}.json", self.out / f"{name}.npz")]
         files = {path.name: sha256(path) for path in present if path.is_file()}
         files.update({name: sha256(self.out / name) for name in ("device.json", "sensors.jsonl")})
         _write(
@@ -306,9 +319,10 @@ def _death(code: int | None) -> str:
     return f"it ended with exit code {code}; see parts.log"
 
 
-def _safe(name: str) -> str:
-    """A name as part of a file name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+def _safe(number: int, name: str) -> str:
+    """A name as part of a file name; the number makes it another one than that of every other model."""
+    letters = (letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in name[:40])
+    return f"{number}-{''.join(letters)}"
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

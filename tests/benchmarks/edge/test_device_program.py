@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from edge_devices import bundle, dense, run_here, splits
 
 from retort.benchmarks.edge.device_bundle import PROGRAM, RUNNER
 from retort.benchmarks.edge.device_result import outputs_of, results_of
-from retort.benchmarks.edge.pulled_results import read_results
+from retort.benchmarks.edge.pulled_results import Pulled, read_results
+from retort.benchmarks.edge.runner.parts_in_turn import SIGNALS, Run
 from retort.benchmarks.edge.ssh import QUESTIONS
 from retort.core.artifact import Artifact
 from retort.core.errors import ArtifactError, MissingFileError
+from retort.core.options.edge_options import EdgeOptions
 from retort.core.session import open_session
 
 MAY_IMPORT = {"numpy", "onnxruntime", *sys.stdlib_module_names}
@@ -43,7 +46,7 @@ def test_it_is_small_old_and_alone() -> None:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A bundle of a wide and a narrow net after its run."""
     folder = tmp_path_factory.mktemp("edge")
-    models = {"wide": dense(folder / "wide.onnx", 2048), "narrow": dense(folder / "narrow.onnx", 16)}
+    models = {"wide": dense(folder / "wide.onnx", 40_000), "narrow": dense(folder / "narrow.onnx", 16)}
     made = bundle(folder / "bundle", models, batch_sizes=(4,))
     done = run_here(made)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -89,7 +92,7 @@ def test_what_is_finished_is_not_done_again(ran: Artifact) -> None:
     assert len(before) == 5
 
 
-@pytest.mark.parametrize("name", ["latency-all-t1-b4.npz", "accuracy-wide.json", "device.json"])
+@pytest.mark.parametrize("name", ["latency-all-t1-b4.npz", "accuracy-0-wide.json", "device.json"])
 def test_results_that_were_changed_are_refused(ran: Artifact, name: str) -> None:
     """A changed byte in any file is noticed before a number is read."""
     path = ran.path / "out" / name
@@ -126,6 +129,77 @@ def test_damaged_bundles_do_not_begin(tmp_path: Path) -> None:
     (made.path / "edge.json").write_text("{")
     done = run_here(made, "--check")
     assert (done.returncode, "no readable edge.json" in done.stderr) == (2, True)
+
+
+def _run_of(folder: Path, names: list[str]) -> Run:
+    """A run of candidates with these names, of which nothing is opened."""
+    folder.mkdir()
+    policy = {**EdgeOptions(starts=1).model_dump(mode="json"), "batches": [1], "needed": 6}
+    manifest = {"candidates": [{"name": name} for name in names], "reference": names[0], "policy": policy}
+    (folder / "edge.json").write_text(json.dumps(manifest))
+    (folder / "out").mkdir()
+    return Run(folder, manifest, folder / "out")
+
+
+def test_every_model_has_files_of_its_own(tmp_path: Path) -> None:
+    """Names that differ in odd characters alone, in case or in their end are other files, which can be brought home."""
+    names = ["a b", "a_b", "A b", "a:b/c", "modèle", "x" * 250, "x" * 249, "a", "a.part"]
+    parts = _run_of(tmp_path / "run", names).parts()
+    assert {part["candidate"] for part in parts.values() if part["kind"] == "cold"} == set(names)
+    assert {part["candidate"] for part in parts.values() if part["kind"] == "accuracy"} == set(names)
+    files = [f"{name}{ending}" for name in parts for ending in (".json", ".npz", ".part.json")]
+    assert len({name.lower() for name in files}) == len(files)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name) for name in files)
+
+
+def test_results_of_another_bundle_in_the_folder_are_not_taken(tmp_path: Path) -> None:
+    """What another bundle left in the folder is neither finished nor a result of this one."""
+    run = _run_of(tmp_path / "run", ["a", "b"])
+    first, second = list(run.parts())[:2]
+    for name, manifest in ((first, run.key), (second, "another")):
+        (run.out / f"{name}.json").write_text(json.dumps({"manifest": manifest}))
+        (run.out / f"{name}.npz").write_bytes(b"raw")
+    for name in ("device.json", "sensors.jsonl"):
+        (run.out / name).write_text("{}")
+    run._conclude(run.parts(), "ended", "")
+    files = json.loads((run.out / "result.json").read_text())["files"]
+    assert set(files) == {f"{first}.json", f"{first}.npz", "device.json", "sensors.jsonl"}
+
+
+def test_a_signal_that_is_ignored_stays_so_and_a_second_one_changes_nothing(tmp_path: Path) -> None:
+    """A run begun by nohup outlives its terminal, and a second Ctrl-C does not take the results."""
+    run = _run_of(tmp_path / "run", ["a"])
+    before = [signal.getsignal(number) for number in SIGNALS]
+
+    def twice(name: str, part: object) -> int:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it did not end")
+
+    def again(recorder: object) -> None:
+        keep(recorder)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGINT)
+
+    keep, run._keep = run._keep, again  # type: ignore[method-assign]
+    run._do = twice  # type: ignore[method-assign]
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert run.go() == 130
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+    found = json.loads((run.out / "result.json").read_text())
+    assert (found["state"], found["why"]) == ("ended", "it got the signal SIGTERM")
+
+
+def test_readings_of_another_start_of_the_device_are_not_mixed(tmp_path: Path) -> None:
+    """The clock begins anew when a device starts: a part has the readings of its own run alone."""
+    first = [{"t": 100.0, "what": "a", "run": 1}, *({"t": 101.0 + at, "run": 1} for at in range(5))]
+    second = [{"t": 102.0, "what": "b", "run": 2}, *({"t": 102.5 + at, "run": 2} for at in range(5))]
+    pulled = Pulled(tmp_path, {}, {}, "finished", "", {}, [*first, *second])
+    assert [one["t"] for one in pulled.during("a")] == [101.0, 102.0, 103.0, 104.0, 105.0]
+    assert {one["run"] for one in pulled.during("b")} == {2}
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ def test_a_run_over_real_ssh_survives_cut_links(daemon: Daemon, made: Artifact, 
             daemon.cut()
 
     described = json.loads((made.path / "edge.json").read_text())
+    device_run.claim(device)
     with pytest.raises(LinkLost):
         device.push(made.path, described["files"], cutting)
         device.present(["x"])

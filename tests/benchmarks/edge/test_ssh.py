@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,7 @@ def test_a_cut_link_goes_on(device: Device, made: Artifact, monkeypatch: pytest.
 
 def test_an_unfinished_file_of_something_else_is_sent_anew(device: Device, made: Artifact) -> None:
     """A part that is no beginning of the file is replaced."""
+    device_run.claim(device)
     home = Path(device.folder, "models/0")
     home.mkdir(parents=True)
     (home / "model.onnx.part").write_bytes(b"something else")
@@ -137,6 +140,87 @@ def test_foreign_folders_stay(device: Device) -> None:
     with pytest.raises(UserError, match="is no folder of ours"):
         device_run.clean(device)
     assert Path(device.folder, "mine").exists()
+
+
+def test_only_an_empty_folder_is_used(device: Device, made: Artifact) -> None:
+    """Files of a user are neither replaced by a bundle nor deleted with it, also those that came later."""
+    mine = Path(device.folder, "README.txt")
+    mine.write_text("mine")
+    with pytest.raises(UserError, match=r"contains README\.txt, which is not of Retort"):
+        device_run.push(device, made.path, SILENT)
+    assert [path.name for path in Path(device.folder).iterdir()] == ["README.txt"]
+    mine.unlink()
+    device_run.push(device, made.path, SILENT)
+    Path(device.folder, "notes.txt").write_text("mine")
+    device_run.clean(device)
+    assert [path.name for path in Path(device.folder).iterdir()] == ["notes.txt"]
+
+
+def _as_running(device: Device) -> subprocess.Popen[bytes]:
+    """A process that looks like a run in the folder, with its state."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "retort_edge"])
+    Path(device.folder, "out").mkdir()
+    state = {"state": "running", "pid": process.pid, "done": 1, "of": 3, "part": "x"}
+    Path(device.folder, "out/status.json").write_text(json.dumps(state))
+    return process
+
+
+def test_a_run_that_goes_on_is_left_alone(device: Device, made: Artifact, tmp_path: Path) -> None:
+    """The same command while it runs changes nothing there; another bundle and `clean` are refused."""
+    device_run.push(device, made.path, SILENT)
+    process = _as_running(device)
+    try:
+        state = Path(device.folder, "out/status.json")
+        before = state.read_bytes()
+        device_run.start(device, made.path)
+        assert state.read_bytes() == before
+        assert not Path(device.folder, "out/run.log").exists()
+        other = bundle(tmp_path / "other", {"net": dense(tmp_path / "net.onnx", 8)}, starts=0)
+        with pytest.raises(MachineError, match="measures another bundle in .* now"):
+            device_run.push(device, other.path, SILENT)
+        with pytest.raises(MachineError, match="measures in .* now"):
+            device_run.clean(device)
+    finally:
+        process.kill()
+        process.wait()
+    assert device_run.status(device)["state"] == "vanished"
+
+
+def test_another_program_with_the_number_of_a_run_is_no_run(device: Device, made: Artifact) -> None:
+    """After a restart of the device the number may be that of any program, which is not ended."""
+    Path(device.folder, "out").mkdir()
+    state = {"state": "running", "pid": os.getppid(), "done": 1, "of": 3, "part": "x"}
+    Path(device.folder, "out/status.json").write_text(json.dumps(state))
+    assert device_run.status(device)["state"] == "vanished"
+    assert not device_run.stop(device)
+
+
+def test_the_end_of_a_cut_link_is_no_end_of_a_file(device: Device, made: Artifact) -> None:
+    """What came before a link was cut keeps the name of an unfinished file, with which the next push goes on."""
+    model = "models/0/model.onnx"
+    shell = device.command
+
+    class Short(Device):
+        def command(self, script: str) -> list[str]:
+            return shell(f"head -c 70000 | ({script})" if "cat >" in script else script)
+
+    with pytest.raises(MachineError):
+        Short(device.host, device.folder, (), device.python).push(made.path, {model: "0" * 64}, lambda size: None)
+    there = Path(device.folder, "models/0")
+    assert [(path.name, path.stat().st_size) for path in there.iterdir()] == [("model.onnx.part", 70000)]
+
+
+def test_folders_and_interpreters_are_words_of_a_shell(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blanks and quotes mean nothing, and only a leading ~ is the home, also alone and of an interpreter."""
+    monkeypatch.setenv("HOME", str(tmp_path / "my home"))
+    Path(tmp_path / "my home").mkdir()
+    Path(tmp_path / "my home/py'thon").symlink_to(sys.executable)
+    for folder, place in (("~", ""), ("~/it's $HOME", "it's $HOME"), (f"{tmp_path}/my home/-x", "-x")):
+        found = Device(device.host, folder, (), "~/py'thon").absolute()
+        assert Path(found.folder) == Path(tmp_path, "my home", place)
+        assert found.present(["x"]) == {}
 
 
 @pytest.mark.slow
