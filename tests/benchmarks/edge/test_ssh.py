@@ -176,9 +176,9 @@ def test_a_run_that_goes_on_is_left_alone(device: Device, made: Artifact, tmp_pa
         assert state.read_bytes() == before
         assert not Path(device.folder, "out/run.log").exists()
         other = bundle(tmp_path / "other", {"net": dense(tmp_path / "net.onnx", 8)}, starts=0)
-        with pytest.raises(MachineError, match="measures another bundle in .* now"):
+        with pytest.raises(MachineError, match=r"measures another bundle in .* now"):
             device_run.push(device, other.path, SILENT)
-        with pytest.raises(MachineError, match="measures in .* now"):
+        with pytest.raises(MachineError, match=r"measures in .* now"):
             device_run.clean(device)
     finally:
         process.kill()
