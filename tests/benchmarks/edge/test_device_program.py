@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,9 +196,9 @@ def test_a_signal_that_is_ignored_stays_so_and_a_second_one_changes_nothing(tmp_
 
 def test_readings_of_another_start_of_the_device_are_not_mixed(tmp_path: Path) -> None:
     """The clock begins anew when a device starts: a part has the readings of its own run alone."""
-    first = [{"t": 100.0, "what": "a", "run": 1}, *({"t": 101.0 + at, "run": 1} for at in range(5))]
-    second = [{"t": 102.0, "what": "b", "run": 2}, *({"t": 102.5 + at, "run": 2} for at in range(5))]
-    pulled = Pulled(tmp_path, {}, {}, "finished", "", {}, [*first, *second])
+    readings: list[dict[str, Any]] = [{"t": 100.0, "what": "a", "run": 1}, {"t": 102.0, "what": "b", "run": 2}]
+    readings += [{"t": (101.0, 102.5)[run - 1] + at, "run": run} for run in (1, 2) for at in range(5)]
+    pulled = Pulled(tmp_path, {}, {}, "finished", "", {}, readings)
     assert [one["t"] for one in pulled.during("a")] == [101.0, 102.0, 103.0, 104.0, 105.0]
     assert {one["run"] for one in pulled.during("b")} == {2}
 
