@@ -66,6 +66,11 @@ def callbacks() -> dict[str, Callable[..., Any]]:
     for command in APP.registered_commands:
         assert command.callback is not None
         found[command.name or command.callback.__name__] = command.callback
+    for group in APP.registered_groups:
+        assert group.typer_instance is not None
+        for command in group.typer_instance.registered_commands:
+            assert command.callback is not None
+            found[f"{group.name} {command.name}"] = command.callback
     return found
 
 
@@ -182,6 +187,10 @@ def base_arguments(command: str, old: Path) -> list[str]:
         "prune": [program, *data, "--macs", "0.6", "--set", "recover=null"],
         "sparsify": [program, *data, "--set", "recover=null"],
         "quantize": [program, *data, "--no-timed", "--correction", "none"],
+        "edge bundle": [graph, *data, "--rows", "4"],
+        "edge run": ["local", graph, *data, "--rows", "4", "--python", "/nowhere/python"],
+        "edge doctor": ["local", "--python", "/nowhere/python"],
+        "edge table": ["--store", str(old / "edge.db")],
     }
     return known.get(command, [])
 
@@ -198,7 +207,7 @@ def arguments(case: Case, path: str, old: Path) -> list[str]:
         given = [path, *given[1:]]
     else:
         given = [path, *given[1:]] if given and not given[0].startswith("-") else [path, *given]
-    return [case.slot.command, *given]
+    return [*case.slot.command.split(), *given]
 
 
 @contextmanager

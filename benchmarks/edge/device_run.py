@@ -69,6 +69,19 @@ def look(device: Device, bundle_bytes: int = 0, needed_bytes: int = 0) -> Readin
     return Readiness(answers, tuple(_faults(device, answers, bundle_bytes, needed_bytes)))
 
 
+def look_alone(device: Device) -> Readiness:
+    """As :func:`look`, for a device to which nothing is sent: its folder is deleted again if nothing is in it.
+
+    Raises:
+        LinkLost: it cannot be reached.
+        MachineError: it has no Python.
+    """
+    try:
+        return look(device)
+    finally:
+        device.run(f"rmdir {device.here} 2>/dev/null || true")
+
+
 def _faults(device: Device, answers: Mapping[str, Any], bundle_bytes: int, needed_bytes: int) -> list[str]:
     told = []
     if not answers["new"]:

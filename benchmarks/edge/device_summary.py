@@ -146,12 +146,12 @@ def rows_of_models(pulled: Pulled) -> list[tuple[str, ...]]:
 
 COLUMNS = (
     "model",
-    "import\nms",
-    "load (cold file)\nms",
-    "first\nms",
-    "steady after\nms",
-    "memory\nMB",
-    "outputs beside here",
+    "import ms",
+    "load ms (cold file)",
+    "first ms",
+    "steady after ms",
+    "memory MB",
+    "outputs",
 )
 
 

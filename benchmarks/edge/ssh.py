@@ -137,7 +137,8 @@ class Device:
         Raises:
             MachineError: it cannot be made.
         """
-        found = self.run(f"mkdir -p -- {self.here} && cd -- {self.here} && pwd").decode().strip().splitlines()[-1]
+        said = self.run(f"mkdir -p -- {self.here} && cd -- {self.here} && pwd").decode("utf-8", "surrogateescape")
+        found = said.strip("\n").rpartition("\n")[2]
         return Device(self.host, found, self.options, self.python)
 
     def present(self, names: Sequence[str]) -> dict[str, tuple[int, str]]:

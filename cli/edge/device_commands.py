@@ -100,7 +100,7 @@ def doctor(
     from ...benchmarks.edge import device_run
 
     screen = console(json)
-    found = device_run.look(device_of_bundle(host, folder, ssh_option, python, None))
+    found = device_run.look_alone(device_of_bundle(host, folder, ssh_option, python, None))
     answers = found.answers
     rows = [
         ("machine", f"{answers['system']} on {answers['machine']}, {answers['libc']}"),

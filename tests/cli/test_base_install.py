@@ -31,7 +31,7 @@ for name, given in json.loads(sys.stdin.read()).items():
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main([name, *given])
+            main([*name.split(), *given])
         except SystemExit as stopped:
             code = stopped.code
     found[name] = [code, out.getvalue() + err.getvalue()]

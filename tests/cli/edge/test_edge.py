@@ -110,5 +110,6 @@ def test_a_device_is_looked_at(models: list[str], capsys: pytest.CaptureFixture[
     found = said(capsys)
     assert found["faults"] == []
     assert found["onnxruntime"]
+    assert not Path("home/retort-edge").exists()
     assert call("doctor", "local", "--python", "no-such-python") != 0
     assert "has no working no-such-python" in capsys.readouterr().err
