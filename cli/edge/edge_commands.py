@@ -189,6 +189,7 @@ def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, scre
     from ...benchmarks.edge.device_summary import COLUMNS, lines_of_device, rows_of_models
     from ...benchmarks.edge.pulled_results import read_results
     from ...benchmarks.edge.store import Store, rows_of
+    from ...benchmarks.edge.sustained import lines_of, sustained
     from ...benchmarks.report.result_files import write_result
     from ...benchmarks.report.table import print_table
     from ...core.system.owned_folders import sha256_file
@@ -205,8 +206,9 @@ def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, scre
     precisions = {one["name"]: str(one["precision"]) for one in pulled.described["candidates"]}
     for _, made_of in written:
         store.add(rows_of(made_of, key, str(made_of.data["cores"]), precisions))
-    rows, lines = rows_of_models(pulled), lines_of_device(pulled)
-    screen.table(f"starts on {device_name(pulled.device, host)}", list(COLUMNS), rows, words=True)
+    rows, lines = rows_of_models(pulled), [*lines_of(sustained(pulled)), *lines_of_device(pulled)]
+    if pulled.of_kind("cold") or pulled.of_kind("accuracy"):
+        screen.table(f"starts on {device_name(pulled.device, host)}", list(COLUMNS), rows, words=True)
     for line in lines:
         screen.say(line)
     files = [str(path) for path, _ in written]

@@ -195,6 +195,7 @@ class Run:
                 }  # fmt: skip
         timing = {key: self.policy[key] for key in ("block_ms", "seconds", "precision", "needed")}
         timing = {**common, **timing, "kind": "latency", "candidates": names, "reference": self.manifest["reference"]}
+        timing["every_slot"] = True
         for kind, cpus in clusters.items():
             if kind not in self.policy["cores"]:
                 continue
@@ -210,7 +211,7 @@ class Run:
                     "batch": 16,
                 }  # fmt: skip
         if self.policy["sustain_minutes"]:
-            long = {"seconds": 60 * float(self.policy["sustain_minutes"]), "precision": 0}
+            long = {"seconds": 60 * float(self.policy["sustain_minutes"]), "precision": 0, "every_slot": False}
             found["sustain"] = {
                 **timing, **long, "cores": "all", "cpus": clusters["all"], "threads": len(clusters["all"]),
                 "batch": self.policy["batches"][0],

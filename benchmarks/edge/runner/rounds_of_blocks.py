@@ -57,8 +57,8 @@ class Rounds:
 
     Args:
         opened: opens new sessions and gives the calls by name.
-        part: ``threads``, ``block_ms``, ``seconds``, ``precision``, ``needed`` (rounds of an interval), and
-            ``reference``.
+        part: ``threads``, ``block_ms``, ``seconds``, ``precision``, ``needed`` (rounds of an interval),
+            ``every_slot`` (whether all slots are kept) and ``reference``.
     """
 
     def __init__(self, opened: Callable[[], dict[str, Call]], part: dict[str, Any]) -> None:
@@ -82,7 +82,9 @@ class Rounds:
         while not stopped:
             self._turn()
             self.moments.append(time.monotonic())
-            self.rounds.append(self._blocks(self.parts))
+            blocks = self._blocks(self.parts)
+            whole = self.part["every_slot"]
+            self.rounds.append(blocks if whole else {name: _median(one) for name, one in blocks.items()})
             stopped = self._finished()
         arrays: dict[str, Any] = {"moments": np.array(self.moments)}
         for name in self.calls:
@@ -170,6 +172,12 @@ class Rounds:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.begun
+
+
+def _median(slots: Slots) -> Slots:
+    """A round of a long timing as one slot; all slots of ten minutes would be hundreds of megabytes."""
+    spent, calls = (np.array([float(np.median(values))]) for values in (slots.spent, slots.calls))
+    return Slots(spent, np.array([bool(slots.interrupted.all())]), calls)
 
 
 def _value(spent: Any) -> float:
