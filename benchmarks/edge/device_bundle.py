@@ -108,15 +108,21 @@ def _opened(name: str, model: Artifact) -> Measured:
 
 def _raise_if_other_inputs(models: Sequence[Measured]) -> None:
     first = models[0]
-    wanted = [(spec.name, spec.dtype, len(spec.shape)) for spec in first.session.signature.inputs]
+    wanted = _inputs(first)
     for other in models[1:]:
-        found = [(spec.name, spec.dtype, len(spec.shape)) for spec in other.session.signature.inputs]
-        if sorted(found) != sorted(wanted):
+        if _inputs(other) != wanted:
             ours, theirs = (one.session.signature.describe_inputs() for one in (first, other))
             raise UserError(
                 f"'{first.name}' takes {ours}, and '{other.name}' takes {theirs}",
                 "measure models with the same inputs, so that they get the same samples",
             )
+
+
+def _inputs(model: Measured) -> list[tuple[str, str, int, int]]:
+    """Name, dtype, rank and batch axis of each input; -1 for an input without a batch axis."""
+    signature = model.session.signature
+    axes = _axes(signature.inputs, signature.fixed_batch)
+    return sorted((spec.name, spec.dtype, len(spec.shape), axes.get(spec.name, -1)) for spec in signature.inputs)
 
 
 def _candidate(folder: Path, index: int, model: Measured) -> dict[str, Any]:

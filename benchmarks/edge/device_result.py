@@ -154,4 +154,9 @@ def _notes(pulled: Pulled) -> list[str]:
     told = [f"{part.name} failed: {part.error}" for part in pulled.parts.values() if part.error]
     if pulled.state == "ended":
         told.insert(0, f"the run was ended before it was finished: {pulled.why}")
+    policy, clusters = pulled.described["policy"], pulled.device["cpu"].get("clusters") or {}
+    if lacking := [kind for kind in policy.get("cores", ()) if clusters and kind not in clusters]:
+        told.append(f"nothing was timed on {listed(lacking)} cores: the device tells of no such kinds")
+    if policy.get("celsius") is not None and not any(one.get("celsius") for one in pulled.readings):
+        told.append(f"the limit of {policy['celsius']:g} °C was not watched: the device reports no temperature")
     return told

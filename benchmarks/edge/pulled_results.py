@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import ArtifactError, MissingFileError
+from ...core.errors import ArtifactError, MissingFileError, UserError
+from ...core.system.atomic_files import storage_errors
 from ...core.system.owned_folders import sha256_file
 from ...core.tensors import Array
 from .device_bundle import DESCRIPTION
 from .runner import SCHEMA
 
 RESULT, DEVICE, SENSORS = "result.json", "device.json", "sensors.jsonl"
+MARK = ".retort-edge"
+"""File in a folder of results that says to which bundle they belong."""
 _AGAIN = "run it on the device again, and pull the results"
 
 
@@ -81,6 +84,33 @@ class Pulled:
         start, same = begun["t"], [one for one in self.readings if one.get("run") == begun.get("run")]
         ended = min((one["t"] for one in same if "what" in one and one["t"] > start), default=float("inf"))
         return [one for one in same if "what" not in one and start <= one["t"] <= ended]
+
+
+def claim_results(out: Path, manifest: str) -> None:
+    """Make a folder the place of the results of a bundle; it is new or empty, or was that before.
+
+    Args:
+        manifest: SHA-256 of the description of the bundle.
+
+    Raises:
+        UserError: it is a file, or contains something else, which stays.
+        StorageError: it cannot be written.
+    """
+    elsewhere = "choose another folder with --results"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", elsewhere)
+    mark = out / MARK
+    if out.is_dir() and (others := sorted(path.name for path in out.iterdir())):
+        known = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else ""
+        if not known and (out / RESULT).is_file():
+            known = str(_json(out / RESULT).get("manifest") or "")
+        if not known:
+            raise UserError(f"{out} contains {others[0]}, which is no result of a device", elsewhere)
+        if known != manifest:
+            raise UserError(f"{out} contains the results of another bundle", elsewhere)
+    with storage_errors(str(out)):
+        out.mkdir(parents=True, exist_ok=True)
+        mark.write_text(manifest, encoding="utf-8")
 
 
 def read_results(bundle: Path, out: Path) -> Pulled:

@@ -13,7 +13,7 @@ from ...core.context import Place
 from ...core.errors import MachineError, UserError
 from ...core.options.edge_options import EdgeOptions
 from ...core.options.stage_options import MetricName
-from ...core.system.owned_folders import RUNS
+from ...core.system.owned_folders import RUNS, sha256_file
 from ..app import Data, DataArgs, Debug, Force, Json, Out, Settings, console, context_of
 from ..flags import build_options, with_flags
 from .edge_arguments import (
@@ -60,6 +60,7 @@ edge.command("bundle")(with_flags(bundle, EdgeOptions))
 
 
 def run(
+    context: typer.Context,
     host: Host,
     models: Models,
     data: Data = "",
@@ -84,9 +85,10 @@ def run(
     from ...benchmarks.edge import device_run
 
     screen = console(json)
-    made = _given_bundle(models, flags, set_) or _bundled(
+    made = _given_bundle(models, context) or _bundled(
         models, data, data_arg, build_options(EdgeOptions, flags, set_), None, False, screen
     )
+    home = _home(made, host, ssh_option, results)
     device = device_of_bundle(host, folder, ssh_option, python, made)
     prepared(device, made, screen)
     device_run.start(device, made.path)
@@ -98,10 +100,12 @@ def run(
         raise
     if ended["state"] == "refused":
         raise MachineError(f"{host} cannot measure: {ended['why']}", "correct it, and run the command again")
-    out = device_run.pull(device, results or _home(made, host), screen)
+    out = device_run.pull(device, home, screen)
     shown = _shown(made, out, host, metric, screen)
     if not keep and ended["state"] == "finished":
         device_run.clean(device)
+    elif not keep:
+        screen.say(f"{device.folder} stays on {host}: the same command goes on, and `retort edge clean` deletes it")
     screen.result(shown)
 
 
@@ -134,18 +138,24 @@ def pull(
         raise UserError("give either a device or --by-hand", "retort edge pull BUNDLE pi@raspberrypi.local")
     if by_hand is None:
         device = device_of_bundle(host, folder, ssh_option, python, made)
-        by_hand = device_run.pull(device, results or _home(made, host), screen)
+        by_hand = device_run.pull(device, _home(made, host, ssh_option, results), screen)
     screen.result(_shown(made, by_hand, host, metric, screen))
 
 
-def _given_bundle(models: list[Path], flags: dict[str, Any], set_: list[str]) -> Artifact | None:
-    """The bundle that was named instead of models."""
+def _given_bundle(models: list[Path], context: typer.Context) -> Artifact | None:
+    """The bundle that was named instead of models.
+
+    Raises:
+        UserError: what it measures was given, too.
+    """
     if len(models) != 1 or not models[0].is_dir():
         return None
     made = load_artifact(models[0])
     if made.kind != "edge":
         return None
-    if set_ or any(value not in (None, []) for value in flags.values()):
+    names = (*EdgeOptions.model_fields, "data", "data_arg", "set_")
+    sources = (context.get_parameter_source(name) for name in names)
+    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
         raise UserError(f"{models[0]} says itself what is measured", "give the options to `retort edge bundle`")
     return made
 
@@ -178,9 +188,22 @@ def _bundled(
     return write_device_bundle(named, context.data, options, place, screen)
 
 
-def _home(made: Artifact, host: str) -> Path:
-    """Where the results of a device go by default."""
-    return RUNS / f"edge-{made.key[:12]}-{''.join(letter if letter.isalnum() else '-' for letter in host)}"
+def _home(made: Artifact, host: str, ssh_option: list[str], results: Path | None) -> Path:
+    """Where the results of a device go: as the user wants, or below the runs.
+
+    Raises:
+        UserError: something else is there.
+    """
+    from ...benchmarks.edge.device_bundle import DESCRIPTION
+    from ...benchmarks.edge.pulled_results import claim_results
+    from ...core.artifact import stable_hash
+
+    name = "".join(letter if letter.isalnum() else "-" for letter in host)
+    if ssh_option or name != host:  # such as several devices behind ports of one name
+        name += f"-{stable_hash([host, ssh_option])[:6]}"
+    home = results or RUNS / f"edge-{made.key[:12]}-{name}"
+    claim_results(home, sha256_file(made.path / DESCRIPTION))
+    return home
 
 
 def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, screen: Console) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -69,17 +70,20 @@ class JavaArchive:
 def java_archive(java: Java, jars: Sequence[Path], flags: Sequence[str]) -> JavaArchive:
     """The file for this Java, these jars and these options of Java, to be read or to be written.
 
-    There is none where the cache folder cannot be written, or this Java does not know such files.
+    There is none where the cache folder cannot be written or other users can write to it, whose classes Java would run,
+    or where this Java does not know such files.
     """
     if not java.hotspot or os.environ.get(VARIABLE, "").lower() == "off":
         return JavaArchive()
     folder, single = cache_folder("java"), java.version >= _SINGLE_STEP
     try:
         path = folder / f"{_key(java, jars, flags)}.{'aot' if single else 'jsa'}"
-        if path.is_file() and _sum_of(path).is_file() and _sum_of(path).read_text() == _sha256(path):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_own(folder):
+            return JavaArchive()
+        if path.is_file() and _sum_of(path).is_file() and _sum_of(path).read_bytes() == _sha256(path).encode():
             read = f"-XX:AOTCache={path}" if single else f"-XX:SharedArchiveFile={path}"
             return JavaArchive((read, _quiet(single)), path)
-        folder.mkdir(parents=True, exist_ok=True)
         _tidy(folder)
         if not os.access(folder, os.W_OK):
             return JavaArchive()
@@ -90,6 +94,12 @@ def java_archive(java: Java, jars: Sequence[Path], flags: Sequence[str]) -> Java
     return JavaArchive((write, _quiet(single)), path, part)
 
 
+def _is_own(folder: Path) -> bool:
+    """Whether a folder is of this user, and not every user can write to it."""
+    found = folder.stat()
+    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH)
+
+
 def _quiet(single: bool) -> str:
     """Classes that cannot be in the file are no news to anybody."""
     return "-Xlog:aot*=off,cds*=off" if single else "-Xlog:cds*=off"
@@ -98,7 +108,7 @@ def _quiet(single: bool) -> str:
 def _key(java: Java, jars: Sequence[Path], flags: Sequence[str]) -> str:
     """What the file depends on; the size of the heap has no influence."""
     program = java.path.resolve()
-    files = [(str(path), stat.st_size, stat.st_mtime_ns) for path in (program, *jars) for stat in (path.stat(),)]
+    files = [(str(path), found.st_size, found.st_mtime_ns) for path in (program, *jars) for found in (path.stat(),)]
     options = [flag for flag in flags if not flag.startswith(("-Xmx", "-Xms"))]
     return hashlib.sha256(repr((java.version, files, options)).encode()).hexdigest()[:32]
 

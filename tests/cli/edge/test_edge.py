@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from edge_devices import dense, fake_ssh, run_here
+from onnx import helper
 
 from retort.__main__ import main
+from retort.cli.edge import edge_commands
 from retort.core.artifact import load_artifact
 
 QUICK = ["--seconds", "0.4", "--starts", "1", "--block-ms", "2", "--precision", "0"]
@@ -79,6 +82,8 @@ def test_parts_by_hand(models: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert "python3 -m retort_edge" in Path("made/README.txt").read_text()
     assert run_here(load_artifact(Path("made"))).returncode == 0
     Path("made/out").rename("out")
+    assert call("run", "local", "made", "--data", "data.npz") == 2
+    assert "says itself what is measured" in capsys.readouterr().err
     assert call("pull", "made", "--by-hand", "out") == 0
     shown = capsys.readouterr().out
     assert "narrow" in shown
@@ -102,6 +107,45 @@ def test_faults_are_sentences(models: list[str], capsys: pytest.CaptureFixture[s
     assert call("run", "local", "made", "--seconds", "3") == 2
     assert "says itself what is measured" in capsys.readouterr().err
     assert call("doctor", "-x") == 2
+
+
+def test_a_bundle_is_measured_as_it_says(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A bundle needs no options; kinds of cores and sensors that are not there are told, and files of a user stay."""
+    odd = ["--cores", "big", "--celsius", "1000", "--no-accuracy", "--starts", "1", "--cold-file-starts", "0"]
+    assert call("bundle", "narrow.onnx", "--data", "data.npz", *odd, "--cores", "all", *QUICK[:2], "--out", "made") == 0
+    Path("mine").mkdir()
+    Path("mine/result.json").write_text("{}")
+    given = ["run", "local", "made", "--python", sys.executable, "--json"]
+    assert call(*given, "--results", "mine") == 2
+    assert "contains result.json, which is no result of a device" in said(capsys)["error"]["message"]
+    assert Path("mine/result.json").read_text() == "{}"
+    assert call(*given) == 0
+    found = said(capsys)
+    notes = " ".join(found["results"][0]["notes"])
+    big = "big" in found["results"][0]["env"]["device"]["cpu"]["clusters"]
+    assert big or "nothing was timed on big cores" in notes
+    hot = any(Path("/sys/class/thermal").glob("thermal_zone*/temp"))
+    assert hot or "the limit of 1000 °C was not watched" in notes
+    assert found["files"]
+
+
+def test_models_with_other_batch_axes_are_refused(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The same samples cannot be given to both, although name, type and rank agree."""
+    shapes: dict[str, list[str | int | None]] = {"first": ["batch", 5, 8], "second": [5, "batch", 8]}
+    for name, shape in shapes.items():
+        ports = [helper.make_tensor_value_info(port, 1, shape) for port in "xy"]
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), f"{name}.onnx")
+    assert call("bundle", "first.onnx", "second.onnx", "--data", "data.npz") == 2
+    assert "measure models with the same inputs" in capsys.readouterr().err
+
+
+def test_homes_of_devices_are_different(models: list[str]) -> None:
+    """Devices whose names differ in signs alone, or behind ports of one name, do not share a folder of results."""
+    assert call("bundle", "narrow.onnx", "--data", "data.npz", "--out", "made") == 0
+    made = load_artifact(Path("made"))
+    given: list[tuple[str, list[str]]] = [("pi@a.b", []), ("pi@a-b", []), ("pi@a", ["-p 1"]), ("pi@a", ["-p 2"])]
+    assert len({edge_commands._home(made, host, options, None) for host, options in given}) == 4
 
 
 def test_a_device_is_looked_at(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:

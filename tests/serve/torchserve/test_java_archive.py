@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,11 +93,26 @@ def _unsum(path: Path) -> None:
     path.with_name(f"{path.name}.sha256").unlink()
 
 
-@pytest.mark.parametrize("change", [_flip, _age, _unsum])
+def _spoil_sum(path: Path) -> None:
+    path.with_name(f"{path.name}.sha256").write_bytes(b"\xff\x00")
+
+
+@pytest.mark.parametrize("change", [_flip, _age, _unsum, _spoil_sum])
 def test_another_file_than_was_written_is_not_read(java: Java, change: Callable[[Path], None]) -> None:
     """A changed bit, another jar and a missing checksum lead to a new file."""
     change(_written(java))
     assert _asked(java).part is not None
+
+
+def test_a_folder_to_which_others_write_is_not_used(java: Java, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Java would run classes that another user wrote there; a folder that it makes is of this user alone."""
+    folder = _written(java).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    assert _asked(java) == JavaArchive()
+    folder.chmod(0o700)
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    assert _asked(java) == JavaArchive()
 
 
 def test_the_size_of_the_heap_does_not_matter(java: Java) -> None:
