@@ -60,7 +60,6 @@ edge.command("bundle")(with_flags(bundle, EdgeOptions))
 
 
 def run(
-    context: typer.Context,
     host: Host,
     models: Models,
     data: Data = "",
@@ -85,7 +84,7 @@ def run(
     from ...benchmarks.edge import device_run
 
     screen = console(json)
-    made = _given_bundle(models, context) or _bundled(
+    made = _given_bundle(models, data, build_options(EdgeOptions, flags, set_)) or _bundled(
         models, data, data_arg, build_options(EdgeOptions, flags, set_), None, False, screen
     )
     home = _home(made, host, ssh_option, results)
@@ -142,7 +141,7 @@ def pull(
     screen.result(_shown(made, by_hand, host, metric, screen))
 
 
-def _given_bundle(models: list[Path], context: typer.Context) -> Artifact | None:
+def _given_bundle(models: list[Path], data: str, options: EdgeOptions) -> Artifact | None:
     """The bundle that was named instead of models.
 
     Raises:
@@ -153,9 +152,7 @@ def _given_bundle(models: list[Path], context: typer.Context) -> Artifact | None
     made = load_artifact(models[0])
     if made.kind != "edge":
         return None
-    names = (*EdgeOptions.model_fields, "data", "data_arg", "set_")
-    sources = (context.get_parameter_source(name) for name in names)
-    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+    if data or options != EdgeOptions():
         raise UserError(f"{models[0]} says itself what is measured", "give the options to `retort edge bundle`")
     return made
 
