@@ -19,6 +19,8 @@ from .device_bundle import DESCRIPTION
 from .runner import SCHEMA
 
 RESULT, DEVICE, SENSORS = "result.json", "device.json", "sensors.jsonl"
+_FACTS = {"cpu", "machine", "os", "kernel", "python", "memory_bytes", "packages"}
+"""What a description of a device has at least."""
 MARK = ".retort-edge"
 """File in a folder of results that says to which bundle they belong."""
 _AGAIN = "run it on the device again, and pull the results"
@@ -141,10 +143,15 @@ def read_results(bundle: Path, out: Path) -> Pulled:
             raise ArtifactError(f"{out / name} is missing", _AGAIN)
         if sha256_file(out / name) != wanted:
             raise ArtifactError(f"{out / name} was changed after the run, or arrived damaged", _AGAIN)
-    parts = {name: _part(out, name, files) for name in result["parts"] if f"{name}.json" in files}
-    readings = [json.loads(line) for line in (out / SENSORS).read_text().splitlines() if line]
-    state, why = str(result["state"]), str(result["why"])
-    return Pulled(bundle, described, _json(out / DEVICE), state, why, parts, readings)
+    device = _json(out / DEVICE)
+    if not _FACTS <= device.keys() or not isinstance(device["cpu"], dict):
+        raise ArtifactError(f"{out / DEVICE} does not describe a device", _AGAIN)
+    try:
+        parts = {name: _part(out, name, files) for name in result["parts"] if f"{name}.json" in files}
+        readings = [dict(json.loads(line)) for line in (out / SENSORS).read_text().splitlines() if line]
+        return Pulled(bundle, described, device, str(result["state"]), str(result["why"]), parts, readings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"the results in {out} are not as the device wrote them: {error}", _AGAIN) from error
 
 
 def _part(out: Path, name: str, files: Mapping[str, str]) -> Part:

@@ -265,8 +265,14 @@ def device_of(host: str, folder: str, ssh_options: Sequence[str], python: str) -
     """The device of a command line.
 
     Raises:
-        UserError: the name begins like an option of ssh.
+        UserError: the name begins like an option of ssh, or a quote in an option is not closed.
     """
     if not host or host.startswith("-") or any(letter.isspace() for letter in host):
         raise UserError(f"'{host}' is no name of a device", "write it as ssh takes it, such as pi@raspberrypi.local")
-    return Device(host, folder, tuple(word for option in ssh_options for word in shlex.split(option)), python)
+    try:
+        words = tuple(word for option in ssh_options for word in shlex.split(option))
+    except ValueError as error:
+        raise UserError(
+            f"--ssh-option cannot be read: {error}", "close every quote, such as '-i \"my key\"'"
+        ) from error
+    return Device(host, folder, words, python)

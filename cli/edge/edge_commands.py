@@ -87,8 +87,8 @@ def run(
     made = _given_bundle(models, data, build_options(EdgeOptions, flags, set_)) or _bundled(
         models, data, data_arg, build_options(EdgeOptions, flags, set_), None, False, screen
     )
-    home = _home(made, host, ssh_option, results)
     device = device_of_bundle(host, folder, ssh_option, python, made)
+    home = _home(made, host, ssh_option, results)
     prepared(device, made, screen)
     device_run.start(device, made.path)
     try:

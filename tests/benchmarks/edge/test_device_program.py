@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from retort.core.artifact import Artifact
 from retort.core.errors import ArtifactError, MissingFileError
 from retort.core.options.edge_options import EdgeOptions
 from retort.core.session import open_session
+from retort.core.system.owned_folders import sha256_file
 
 MAY_IMPORT = {"numpy", "onnxruntime", *sys.stdlib_module_names}
 CODE_BYTES = 64 << 10
@@ -104,6 +106,34 @@ def test_results_that_were_changed_are_refused(ran: Artifact, name: str) -> None
             read_results(ran.path, ran.path / "out")
     finally:
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("device", "sensors", "changed", "told"),
+    [
+        ("{}", "", {}, "does not describe a device"),
+        ("", "7\n", {}, "not as the device wrote them"),
+        ("", "{\n", {}, "not as the device wrote them"),
+        ("", "", {"parts": None}, "not as the device wrote them"),
+        ("", "", {"parts": 1}, "not as the device wrote them"),
+        ("", "", {"state": None}, "not as the device wrote them"),
+    ],
+)
+def test_results_that_were_written_by_hand_are_refused(
+    ran: Artifact, tmp_path: Path, device: str, sensors: str, changed: dict[str, object], told: str
+) -> None:
+    """Results whose checksums fit, and which are not what the program writes, are one sentence."""
+    out = tmp_path / "out"
+    shutil.copytree(ran.path / "out", out)
+    result = json.loads((out / "result.json").read_text())
+    for name, text in (("device.json", device), ("sensors.jsonl", sensors)):
+        if text:
+            (out / name).write_text(text)
+        result["files"][name] = sha256_file(out / name)
+    written = {key: value for key, value in {**result, **changed}.items() if value is not None}
+    (out / "result.json").write_text(json.dumps(written))
+    with pytest.raises(ArtifactError, match=told):
+        read_results(ran.path, out)
 
 
 def test_results_of_another_bundle_are_refused(ran: Artifact, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_names_that_are_no_devices_are_refused() -> None:
     for name in ("-oProxyCommand=x", "", "a b"):
         with pytest.raises(UserError, match="is no name of a device"):
             device_of(name, "~/x", (), "python3")
+    with pytest.raises(UserError, match="--ssh-option cannot be read: No closing quotation"):
+        device_of("pi", "~/x", ("-i 'key",), "python3")
     assert device_of("pi", "~/x", ("-p 2222", "-i key"), "python3").options == ("-p", "2222", "-i", "key")
 
 
