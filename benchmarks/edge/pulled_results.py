@@ -144,7 +144,7 @@ def read_results(bundle: Path, out: Path) -> Pulled:
         if sha256_file(out / name) != wanted:
             raise ArtifactError(f"{out / name} was changed after the run, or arrived damaged", _AGAIN)
     device = _json(out / DEVICE)
-    if not _FACTS <= device.keys() or not isinstance(device["cpu"], dict):
+    if not device.keys() >= _FACTS or not isinstance(device["cpu"], dict):
         raise ArtifactError(f"{out / DEVICE} does not describe a device", _AGAIN)
     try:
         parts = {name: _part(out, name, files) for name in result["parts"] if f"{name}.json" in files}

@@ -272,7 +272,5 @@ def device_of(host: str, folder: str, ssh_options: Sequence[str], python: str) -
     try:
         words = tuple(word for option in ssh_options for word in shlex.split(option))
     except ValueError as error:
-        raise UserError(
-            f"--ssh-option cannot be read: {error}", "close every quote, such as '-i \"my key\"'"
-        ) from error
+        raise UserError(f"--ssh-option cannot be read: {error}", "close every quote") from error
     return Device(host, folder, words, python)
