@@ -93,9 +93,9 @@ def run(
     device_run.start(device, made.path)
     try:
         ended = device_run.wait(device, screen)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         device_run.stop(device)
-        screen.say(f"the run on {host} is ended; the same command goes on where it was")
+        stop.add_note(f"the run on {host} is ended, and what is finished there is kept")
         raise
     if ended["state"] == "refused":
         raise MachineError(f"{host} cannot measure: {ended['why']}", "correct it, and run the command again")

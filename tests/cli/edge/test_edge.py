@@ -15,6 +15,7 @@ from edge_devices import dense, fake_ssh, run_here
 from onnx import helper
 
 from retort.__main__ import main
+from retort.benchmarks.edge import device_run
 from retort.cli.edge import edge_commands
 from retort.core.artifact import load_artifact
 
@@ -127,6 +128,25 @@ def test_a_bundle_is_measured_as_it_says(models: list[str], capsys: pytest.Captu
     hot = any(Path("/sys/class/thermal").glob("thermal_zone*/temp"))
     assert hot or "the limit of 1000 °C was not watched" in notes
     assert found["files"]
+
+
+def test_an_interruption_ends_the_run_there_and_says_what_is_kept(
+    models: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the run on the device, and the one message says that the same command goes on."""
+    ended: list[str] = []
+
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    for name, does in (("push", lambda *_: 0), ("start", lambda *_: None), ("wait", interrupted)):
+        monkeypatch.setattr(device_run, name, does)
+    monkeypatch.setattr(device_run, "stop", lambda device: ended.append(device.host))
+    assert call("run", "local", "narrow.onnx", "--data", "data.npz", "--python", sys.executable) == 130
+    told = " ".join(capsys.readouterr().err.split())
+    assert ended == ["local"]
+    assert "the run on local is ended, and what is finished there is kept" in told
+    assert "nothing unfinished is kept" not in told
 
 
 def test_models_with_other_batch_axes_are_refused(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
