@@ -27,6 +27,8 @@ GRACE_S = 30.0
 _SINGLE_STEP = 25
 """Version of Java from which an AOT cache is written without a separate run."""
 _STALE_S = 86_400.0
+MOST = 4
+"""Files that are kept, each of about 30 MB."""
 VARIABLE = "RETORT_JAVA_ARCHIVE"
 """Environment variable; ``off`` neither reads nor writes the file."""
 
@@ -83,6 +85,7 @@ def java_archive(java: Java, jars: Sequence[Path], flags: Sequence[str]) -> Java
             return JavaArchive()
         if path.is_file() and _sum_of(path).is_file() and _sum_of(path).read_bytes() == _sha256(path).encode():
             read = f"-XX:AOTCache={path}" if single else f"-XX:SharedArchiveFile={path}"
+            os.utime(path)
             return JavaArchive((read, _quiet(single)), path)
         _tidy(folder)
         if not os.access(folder, os.W_OK):
@@ -123,8 +126,13 @@ def _sha256(path: Path) -> str:
 
 
 def _tidy(folder: Path) -> None:
-    """Delete what killed servers left."""
+    """Delete what killed servers left, and files that were not read for longest, of environments that are gone."""
     for path in folder.glob("*.part*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_S:
                 path.unlink()
+    whole = [path for path in folder.iterdir() if path.suffix in (".aot", ".jsa")]
+    for path in sorted(whole, key=lambda one: one.stat().st_mtime, reverse=True)[MOST - 1 :]:
+        with suppress(OSError):
+            path.unlink()
+            _sum_of(path).unlink(missing_ok=True)

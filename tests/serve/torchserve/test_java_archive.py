@@ -115,6 +115,23 @@ def test_a_folder_to_which_others_write_is_not_used(java: Java, monkeypatch: pyt
     assert _asked(java) == JavaArchive()
 
 
+def test_the_files_that_were_read_last_are_kept(java: Java) -> None:
+    """A file for other options is written, and the one that was not read for longest is deleted with its checksum."""
+    made = []
+    for number in range(archives.MOST):
+        first = _asked(java, [f"-XX:Option{number}"])
+        assert first.part is not None
+        assert first.path is not None
+        first.part.write_bytes(b"classes")
+        first.settle(complete=True)
+        os.utime(first.path, (number, number))
+        made.append(first.path)
+    assert _asked(java, ["-XX:Option0"]).part is None  # it is read, and so the newest
+    assert _asked(java, ["-XX:Another"]).part is not None
+    assert [path.exists() for path in made] == [True, False, True, True]
+    assert len(list(made[0].parent.glob("*.sha256"))) == archives.MOST - 1
+
+
 def test_the_size_of_the_heap_does_not_matter(java: Java) -> None:
     """Servers with larger requests read the same file; other options of Java need another."""
     _written(java)
