@@ -70,7 +70,7 @@ def look(device: Device, bundle_bytes: int = 0, needed_bytes: int = 0) -> Readin
 
 
 def look_alone(device: Device) -> Readiness:
-    """As :func:`look`, for a device to which nothing is sent: its folder is deleted again if nothing is in it.
+    """As :func:`look`, for a device to which nothing is sent: its folder is deleted again if it was not there before.
 
     Raises:
         LinkLost: it cannot be reached.
@@ -79,7 +79,8 @@ def look_alone(device: Device) -> Readiness:
     try:
         return look(device)
     finally:
-        device.run(f"rmdir {device.here} 2>/dev/null || true")
+        if device.made:
+            device.run(f"rmdir {device.here} 2>/dev/null || true")
 
 
 def _faults(device: Device, answers: Mapping[str, Any], bundle_bytes: int, needed_bytes: int) -> list[str]:

@@ -52,12 +52,14 @@ class Device:
         folder: the folder on the device in which everything lies.
         options: further arguments of ssh, such as ``-p 2222``.
         python: the interpreter on the device.
+        made: whether the folder was made by :meth:`absolute`.
     """
 
     host: str
     folder: str
     options: tuple[str, ...] = ()
     python: str = "python3"
+    made: bool = False
 
     def command(self, script: str) -> list[str]:
         """The command that runs a line of a POSIX shell on the device."""
@@ -137,9 +139,12 @@ class Device:
         Raises:
             MachineError: it cannot be made.
         """
-        said = self.run(f"mkdir -p -- {self.here} && cd -- {self.here} && pwd").decode("utf-8", "surrogateescape")
-        found = said.strip("\n").rpartition("\n")[2]
-        return Device(self.host, found, self.options, self.python)
+        known = f"test -d {self.here} && echo there || echo new"
+        said = self.run(f"{known}; mkdir -p -- {self.here} && cd -- {self.here} && pwd").decode(
+            "utf-8", "surrogateescape"
+        )
+        before, _, found = said.strip("\n").rpartition("\n")
+        return Device(self.host, found, self.options, self.python, before.endswith("new"))
 
     def present(self, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Size and SHA-256 of those files that are there, also of unfinished ones, whose names end in ``.part``."""

@@ -200,7 +200,9 @@ class Store:
         except sqlite3.OperationalError as error:
             raise StorageError(f"{self.path} cannot be used: {error}", "check the folder and its rights") from error
         except sqlite3.DatabaseError as error:
-            raise ArtifactError(f"{self.path} is no store of measurements: {error}", "give another file") from error
+            raise ArtifactError(
+                f"{self.path} is no store of measurements: {error}", "move it away; the next results make a new one"
+            ) from error
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:

@@ -10,7 +10,7 @@ import typer
 from ...core.artifact import Artifact, load_artifact
 from ...core.console import Console
 from ...core.context import Place
-from ...core.errors import MachineError, UserError
+from ...core.errors import MachineError, RetortError, UserError
 from ...core.options.edge_options import EdgeOptions
 from ...core.options.stage_options import MetricName
 from ...core.system.owned_folders import RUNS, sha256_file
@@ -222,10 +222,13 @@ def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, scre
         path = out / (f"result-t{run.threads}-{one.id[:8]}.json" if run else "result-without-times.json")
         write_result(one, path)
         written.append((path, one))
-    store, key = Store(STORE), sha256_file(out / "result.json")
+    key = sha256_file(out / "result.json")
     precisions = {one["name"]: str(one["precision"]) for one in pulled.described["candidates"]}
-    for _, made_of in written:
-        store.add(rows_of(made_of, key, str(made_of.data["cores"]), precisions))
+    try:
+        for _, made_of in written:
+            Store(STORE).add(rows_of(made_of, key, str(made_of.data["cores"]), precisions))
+    except RetortError as error:  # what was measured is at home all the same
+        screen.warn(f"the results are not in the store: {error.message}; {error.remedy}")
     rows, lines = rows_of_models(pulled), [*lines_of(sustained(pulled)), *lines_of_device(pulled)]
     if pulled.of_kind("cold") or pulled.of_kind("accuracy"):
         screen.table(f"starts on {device_name(pulled.device, host)}", list(COLUMNS), rows, words=True)

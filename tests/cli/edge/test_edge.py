@@ -175,5 +175,9 @@ def test_a_device_is_looked_at(models: list[str], capsys: pytest.CaptureFixture[
     assert found["faults"] == []
     assert found["onnxruntime"]
     assert not Path("home/retort-edge").exists()
+    Path("mine").mkdir()
+    assert call("doctor", "local", "--python", sys.executable, "--folder", str(Path("mine").resolve())) == 0
+    assert Path("mine").is_dir()
+    capsys.readouterr()
     assert call("doctor", "local", "--python", "no-such-python") != 0
     assert "has no working no-such-python" in capsys.readouterr().err
