@@ -6,7 +6,6 @@ line when it begins to send, and its result in a second one.
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import queue
@@ -21,8 +20,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ....core.errors import ServingError
+from ....serve.connection import Connections
+
 PERCENTILES = (50, 90, 99)
 READY = "ready"
+_TIMEOUT_S = 60.0
 _HEADERS = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
 _LINE = re.compile(r"^(\d+\.\d+) percentile latency \(ns\)\s*: (\d+)", re.MULTILINE)
 
@@ -41,19 +44,14 @@ def senders(
     Args:
         done: is told the id of a request and the status of its answer; 0 without one.
     """
-    where = urlsplit(url)
+    connections, path = Connections(url, _TIMEOUT_S), urlsplit(url).path
 
     def work() -> None:
-        connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
         while (sample := todo.get()) is not None:
-            status = 0
             try:
-                connection.request("POST", where.path, bodies[sample.index % len(bodies)], _HEADERS)
-                answer = connection.getresponse()
-                answer.read()
-                status = answer.status
-            except (OSError, http.client.HTTPException):
-                connection.close()
+                status, _, _ = connections.request("POST", path, bodies[sample.index % len(bodies)], _HEADERS)
+            except ServingError:
+                status = 0
             done(sample.id, status)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(clients)]

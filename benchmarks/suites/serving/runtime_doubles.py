@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from ....core.backends import cuda, trt
+from ....core.backends import cuda, trt_reports
 from ....core.session import PROVIDERS
 
 CUDA, TENSORRT = PROVIDERS["cuda"][0], PROVIDERS["tensorrt"][0]
@@ -48,6 +48,15 @@ class GpuBuild:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
+
+    @property
+    def OrtValue(self) -> GpuBuild:  # noqa: N802
+        """The class of values, of which only memory on a GPU is asked for."""
+        return self
+
+    def ortvalue_from_shape_and_type(self, shape: Sequence[int], kind: Any, device: str, number: int) -> Any:
+        """Memory of a GPU, which is the CPU's."""
+        return self.real.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cpu", 0)
 
     def InferenceSession(  # noqa: N802
         self, source: Any, settings: Any, names: list[str], options: Any = None, enable_fallback: int = 1
@@ -93,6 +102,30 @@ class _Session:
     def run(self, names: Any, feeds: Any) -> list[Any]:
         """The outputs, times the factor of its build."""
         return [self._build.factor * value for value in self._inner.run(names, feeds)]
+
+    def io_binding(self) -> _Binding:
+        """A binding whose places on a GPU are on the CPU."""
+        return _Binding(self._inner.io_binding(), self._build.factor)
+
+    def run_with_iobinding(self, binding: _Binding) -> None:
+        """Compute into the places of a binding."""
+        self._inner.run_with_iobinding(binding.inner)
+
+
+class _Binding:
+    def __init__(self, inner: Any, factor: float) -> None:
+        self.inner, self._factor = inner, factor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def bind_output(self, name: str, device: str, number: int) -> None:
+        """An output that each run allocates."""
+        self.inner.bind_output(name, "cpu", 0)
+
+    def copy_outputs_to_cpu(self) -> list[Any]:
+        """The outputs, times the factor of the build."""
+        return [self._factor * value for value in self.inner.copy_outputs_to_cpu()]
 
 
 @contextmanager
@@ -178,13 +211,14 @@ def gpu_with_tensorrt(driver: Driver, version: str = "11.4.0.106") -> Iterator[N
     """A machine with a driver and TensorRT, which can load no engine."""
     module: Any = ModuleType("tensorrt")
     module.__spec__ = ModuleSpec("tensorrt", None)
-    module.__version__, module.Runtime, module.ILogger = version, _Runtime, type("ILogger", (), {})
+    module.__version__, module.Runtime = version, _Runtime
+    module.ILogger, module.IErrorRecorder = type("ILogger", (), {}), type("IErrorRecorder", (), {})
     real = ctypes.CDLL
 
     def opened(name: Any, *args: Any, **kwargs: Any) -> Any:
         return driver if name in cuda.LIBRARIES else real(name, *args, **kwargs)
 
-    caches = [vars(cuda)["_library"], vars(trt)["_logger"]]
+    caches = [vars(cuda)["_library"], trt_reports.logger]
     with ExitStack() as stack:
         stack.enter_context(instead_of("tensorrt", module))
         stack.enter_context(patch.object(ctypes, "CDLL", opened))
