@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -33,36 +34,47 @@ class Daemon:
     """An sshd of this user, with keys of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self.let_in = folder, 0, False
         for name in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
         shutil.copyfile(folder / "user.pub", folder / "authorized")
         Path("/run/sshd").mkdir(exist_ok=True)
-        (folder / "config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\nStrictModes no\n"
-            f"AuthorizedKeysFile {folder / 'authorized'}\nPasswordAuthentication no\nUsePAM no\n"
-        )
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
-        command = [SSHD, "-D", "-e", "-f", str(self.folder / "config")]
-        log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
-        end = time.monotonic() + 20
+        """Start it, the first time at another port if that was taken meanwhile, and wait until it lets its user in."""
+        end = time.monotonic() + 60
+        self._begin()
         while time.monotonic() < end:
+            if self.process.poll() is not None:
+                self.port = self.port if self.let_in else 0
+                self._begin()
             found = subprocess.run(self.device().command("true"), capture_output=True, check=False)
-            if found.returncode == 0:
+            if found.returncode == 0 and self.process.poll() is None:
+                self.let_in = True
                 return
             time.sleep(0.2)
         raise AssertionError((self.folder / "log").read_text())
 
+    def _begin(self) -> None:
+        self.port = self.port or free_port()
+        (self.folder / "config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder / 'host'}\nPidFile none\nStrictModes no\n"
+            f"AuthorizedKeysFile {self.folder / 'authorized'}\nPasswordAuthentication no\nUsePAM no\n"
+        )
+        with (self.folder / "log").open("ab") as log:
+            command = [SSHD, "-D", "-e", "-f", str(self.folder / "config")]
+            self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
+
     def cut(self) -> None:
         """End it with all its connections, as a cable that is pulled out."""
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        for one in family:  # what measures has a session of its own and no longer belongs to it
-            if "sshd" in one.name():
-                one.kill()
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self.process.pid)
+            for one in (root, *root.children(recursive=True)):
+                # what measures has a session of its own and no longer belongs to it
+                with suppress(psutil.NoSuchProcess):
+                    if "sshd" in one.name():
+                        one.kill()
         self.process.wait()
 
     def device(self, key: str = "user", folder: str = "~/retort-edge-test") -> Device:
