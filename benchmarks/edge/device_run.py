@@ -150,7 +150,7 @@ def push(device: Device, bundle: Path, console: Console) -> int:
         return device.push(bundle, files, bar.advance)
 
 
-def start(device: Device, bundle: Path) -> None:
+def start(device: Device) -> None:
     """Start the run on the device, apart from this connection; one that runs already goes on.
 
     Raises:

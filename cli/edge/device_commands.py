@@ -35,7 +35,7 @@ def push(
     device = device_of_bundle(host, folder, ssh_option, python, made)
     sent = prepared(device, made, screen)
     if start:
-        device_run.start(device, made.path)
+        device_run.start(device)
     where = f"{host}:{device.folder}"
     text = f"sent {counted(sent, 'file')} to {where}" + ("; it measures now" if start else "")
     screen.result({"device": host, "folder": device.folder, "sent": sent, "started": start}, text)

@@ -90,7 +90,7 @@ def run(
     device = device_of_bundle(host, folder, ssh_option, python, made)
     home = _home(made, host, ssh_option, results)
     prepared(device, made, screen)
-    device_run.start(device, made.path)
+    device_run.start(device)
     try:
         ended = device_run.wait(device, screen)
     except KeyboardInterrupt as stop:

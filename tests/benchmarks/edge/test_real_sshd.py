@@ -119,7 +119,7 @@ def test_a_run_over_real_ssh_survives_cut_links(daemon: Daemon, made: Artifact, 
         device.present(["x"])
     daemon.start()
     device_run.push(device, made.path, SILENT)
-    device_run.start(device, made.path)
+    device_run.start(device)
     daemon.cut()
     time.sleep(1.0)
     daemon.start()

@@ -174,7 +174,7 @@ def test_a_run_that_goes_on_is_left_alone(device: Device, made: Artifact, tmp_pa
     try:
         state = Path(device.folder, "out/status.json")
         before = state.read_bytes()
-        device_run.start(device, made.path)
+        device_run.start(device)
         assert state.read_bytes() == before
         assert not Path(device.folder, "out/run.log").exists()
         other = bundle(tmp_path / "other", {"net": dense(tmp_path / "net.onnx", 8)}, starts=0)
@@ -230,7 +230,7 @@ def test_a_run_behind_ssh(device: Device, made: Artifact, tmp_path: Path) -> Non
     """Send, start, wait, bring back and clean up: the results are whole and the folder is gone."""
     assert device_run.status(device)["state"] == "absent"
     device_run.push(device, made.path, SILENT)
-    device_run.start(device, made.path)
+    device_run.start(device)
     assert device_run.wait(device, SILENT)["state"] == "finished"
     out = device_run.pull(device, tmp_path / "home", SILENT)
     (part,) = read_results(made.path, out).of_kind("latency")
