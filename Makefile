@@ -13,7 +13,9 @@ SERVERS := $(VENV)/other-servers
 PEERS := mosec litserve fastapi bentoml mlserver ray torchserve
 JOBS ?= 2
 # One file's tests stay together: they share fixtures that take long to make.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 1
+# A test that hangs where Python hears no signal ends its worker, and says where each thread was.
+HANGS := -o faulthandler_exit_on_timeout=true -o faulthandler_timeout
 
 # The inner loop: tests that need no torch, which the plugin tests/without_torch.py refuses to import.
 QUICK := tests/house/test_house.py tests/house/test_packaging.py tests/house/test_quick.py \
@@ -52,10 +54,10 @@ quick: $(STAMP)
 	$(BIN)/mypy
 
 test: $(STAMP)
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) $(HANGS)=700 -m "not slow and not gpu"
 
 test-slow: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed
-	$(PYTEST) --dist worksteal -m "slow and not long and not gpu"
+	$(PYTEST) $(HANGS)=1700 --dist worksteal -m "slow and not long and not gpu"
 
 # All slow tests, also those that take hours: every architecture, bit of an archive, trained network, other server.
 test-long: $(STAMP) $(NETWORKS)/.installed $(SERVERS)/triton/.installed $(SERVERS)/ray/.installed \

@@ -45,5 +45,7 @@ def test_a_test_that_imports_torch_fails_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_ci_runs_the_inner_loop() -> None:
-    """CI runs `make quick`, so failures that occur only when a test runs are found there."""
-    assert "make quick\n" in (ROOT / ".ci" / "run").read_text()
+    """CI runs `make quick`, so failures that occur only when a test runs are found there, and ends before its limit."""
+    stages = re.findall(r"^stage (\d+)m (\S+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert [name for _, name in stages] == ["quick", "check", "test", "test-slow", "demo"]
+    assert sum(int(minutes) for minutes, _ in stages) < 90
