@@ -22,13 +22,13 @@ MODULES = {
     "predicting.predict": ("predict",),
     "predicting.explain": ("explain",),
     "doctor": ("doctor",),
-    "benchmarks": ("bench", "report", "compare"),
+    "benchmarks": ("report", "compare"),
 }
 """The commands of each module of this package, in the order of `retort --help`."""
 
 
-GROUPS = {"edge.edge_commands": "edge", "edge.device_commands": "edge"}
-"""The modules of the groups of commands, such as `retort edge run`."""
+GROUPS = {"benching.bench_models": "bench", "edge.edge_commands": "edge", "edge.device_commands": "edge"}
+"""The modules of the groups of commands, such as `retort edge run` and `retort bench gate`."""
 
 
 def application(command: str = "") -> Any:

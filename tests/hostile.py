@@ -178,7 +178,7 @@ def base_arguments(command: str, old: Path) -> list[str]:
         "serve": [str(old / "archive" / "model.mar"), "--java", "/nowhere/java"],
         "clean": ["--runs", str(old / "no-runs")],
         "predict": [graph, *data, "--rows", "2"],
-        "bench": [graph, *data, "--budget-s", "0.1"],
+        "bench run": [graph, *data, "--budget-s", "0.1"],
         "report": [str(old / "result.json")],
         "compare": [str(old / "result.json"), str(old / "result.json")],
         "export": [program, *data],

@@ -37,7 +37,7 @@ for name, given in json.loads(sys.stdin.read()).items():
     found[name] = [code, out.getvalue() + err.getvalue()]
 sys.__stdout__.write(json.dumps(found))
 """
-NEED = ("train", "distill", "prune", "sparsify", "quantize", "export", "lint", "bench", "predict", "capture")
+NEED = ("train", "distill", "prune", "sparsify", "quantize", "export", "lint", "bench run", "predict", "capture")
 """Commands that need a package of an extra."""
 
 

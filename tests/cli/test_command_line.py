@@ -28,7 +28,7 @@ COMMANDS = [
     "pack",
     "serve",
     "predict",
-    "bench",
+    "bench run",
     "report",
     "compare",
     "doctor",
@@ -46,9 +46,9 @@ def call(*arguments: str) -> int:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command's help shows an example of itself and its --json."""
-    assert call(command, "--help") == 0
+    assert call(*command.split(), "--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"Example: retort {command}" in shown
+    assert f"Example: retort {command.removesuffix(' run')}" in shown
     assert "--json" in shown
 
 
@@ -56,7 +56,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     """`retort --help` lists every command."""
     assert call("--help") == 0
     shown = capsys.readouterr().out
-    assert all(f"│ {command} " in shown for command in COMMANDS)
+    assert all(f"│ {command.split()[0]} " in shown for command in COMMANDS)
 
 
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,3 +167,20 @@ def test_each_command_is_in_the_module_of_the_table() -> None:
     assert len(set(names)) == len(names)
     for name in ("data", "quantize"):
         assert [command.name for command in application(name).registered_commands] == [name]
+
+
+def test_models_need_no_command_of_the_group(capsys: pytest.CaptureFixture[str]) -> None:
+    """`retort bench MODELS` is `retort bench run MODELS`, also if an option comes first; its help shows both."""
+    for given in (
+        ["a.onnx", "--data", "digits"],
+        ["--data", "digits", "a.onnx"],
+        ["run", "a.onnx", "--data", "digits"],
+    ):
+        assert call("bench", *given) == 2
+        assert "no such artifact or model: a.onnx" in capsys.readouterr().err
+    assert call("bench", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "│ run " in shown
+    assert "may be left out" in shown
+    assert call("bench", "a.onnx", "--help") == 0
+    assert "--batch-sizes" in capsys.readouterr().out

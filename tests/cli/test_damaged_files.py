@@ -37,14 +37,16 @@ NEEDED = {
 def reads_models() -> list[str]:
     """The commands whose first argument is a model or an artifact, by the help of that argument."""
     found = []
-    for command in _app().registered_commands:
+    app = _app()
+    group = next(group.typer_instance for group in app.registered_groups if group.name == "bench")
+    for command in [*app.registered_commands, *group.registered_commands]:
         for parameter in inspect.signature(command.callback, eval_str=True).parameters.values():
             argument = next(
                 (m for m in getattr(parameter.annotation, "__metadata__", ()) if "Arg" in type(m).__name__), None
             )
             words = ("artifact folder", "model file", ".mar", ".onnx", ".pt2")
             if argument is not None and any(word in argument.help.lower() for word in words):
-                found.append(command.name)
+                found.append("bench" if command.name == "run" else str(command.name))
     return found
 
 

@@ -24,7 +24,7 @@ NEW = {kind + suffix for kind in ("newline", "surrogate") for suffix in ("", ".o
 """Names that are odd and valid, to which a stage would write after its work."""
 CODES = {0, 2, 3, 4, 5, 6, 7, 8, 9}
 """What commands exit with; 1 is an internal error, and 130 an interruption."""
-HEAVY = {"train", "distill", "prune", "sparsify", "quantize", "export", "bench"}
+HEAVY = {"train", "distill", "prune", "sparsify", "quantize", "export", "bench run"}
 """Commands that work for seconds where a free text is valid: only their paths are in the small selection."""
 
 
@@ -81,7 +81,11 @@ def test_commands_and_their_paths_are_found() -> None:
     """The cases come from the command line itself: every command with an argument of text is among them."""
     covered = {slot.command for slot in slots()}
     assert set(callbacks()) - covered <= {"schema", "status"}
-    assert {(slot.command, slot.flag) for slot in slots()} >= {("check", ""), ("export", "--out"), ("bench", "--out")}
+    assert {(slot.command, slot.flag) for slot in slots()} >= {
+        ("check", ""),
+        ("export", "--out"),
+        ("bench run", "--out"),
+    }
     assert len(slots()) > 100
 
 

@@ -1,0 +1,1 @@
+"""The commands of `retort bench`: what measures models on this machine."""
