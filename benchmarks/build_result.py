@@ -28,6 +28,7 @@ from .result import (
     NoiseEntry,
     PercentileEntry,
     Result,
+    SpikesEntry,
     Spread,
     StageEntry,
 )
@@ -126,6 +127,8 @@ def latency_entry(candidate: CandidateLatency) -> LatencyEntry:
         samples_per_block=candidate.plan.samples,
         blocks_ms=tuple(_short(value) for value in candidate.block_medians_ms),
         warmup_ms=tuple(_short(value) for value in candidate.warmup_ms),
+        drift=None if candidate.drift is None else Spread.of(candidate.drift),
+        spikes=SpikesEntry(**asdict(candidate.spikes)),
     )
 
 

@@ -46,6 +46,17 @@ class PercentileEntry(Entry):
     needed: int
 
 
+class SpikesEntry(Entry):
+    """Calls that took more than twice the median, in wall-clock time."""
+
+    count: int = Field(ge=0)
+    calls: int = Field(ge=1)
+    share_percent: float = Field(ge=0, le=100)
+    time_percent: float = Field(ge=0, description="share of the time that the spikes add")
+    longest_ms: float = Field(ge=0)
+    median_ms: float = Field(ge=0)
+
+
 class LatencyEntry(Entry):
     """One stage at one batch size; times are per call, measured by the clock of the run."""
 
@@ -61,6 +72,8 @@ class LatencyEntry(Entry):
     samples_per_block: int = Field(ge=1)
     blocks_ms: tuple[float, ...] = Field(description="time of each round, in order")
     warmup_ms: tuple[float, ...] = ()
+    drift: Spread | None = Field(default=None, description="change of the times of the rounds in percent per minute")
+    spikes: SpikesEntry | None = None
 
 
 class ClassEntry(Entry):

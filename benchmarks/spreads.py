@@ -56,6 +56,10 @@ class RatioEntry(Spread):
     clock: ClockName = "wall"
     wall: float | None = Field(default=None, description="the same ratio in wall-clock time")
     doubts: tuple[str, ...] = ()
+    noise_floor: float = Field(
+        default=0, ge=0, description="largest difference between a file and itself on the machine, if it was measured"
+    )
+    p_holm: float | None = Field(default=None, ge=0, le=1, description="p value with Holm's correction")
 
     @model_validator(mode="before")
     @classmethod

@@ -12,6 +12,9 @@ from . import formatting
 
 Table = tuple[list[str], list[list[str]]]
 
+DRIFT_PERCENT, SPIKES_PERCENT = 10.0, 10.0
+"""Drift per minute, and share of the time that spikes take, from which on they are told."""
+
 
 def table_rows(result: Result) -> Table:
     """Columns and rows: parameters, bytes, metric and drop with intervals, latency with its ratio per batch size.
@@ -132,7 +135,7 @@ def print_table(result: Result, console: Console) -> None:
     tables = tables_within(result, console.width)
     for index, (columns, rows) in enumerate(tables):
         console.table(f"{result.title}: {measured_with(result)}" if index == 0 else "", columns, rows)
-    for line in (*legend(result), *result.notes):
+    for line in (*legend(result), *result.notes, *within_noise(result), *changes_in_time(result)):
         console.say(line)
     for warning in noise_warnings(result):
         console.warn(warning)
@@ -148,6 +151,46 @@ def legend(result: Result) -> list[str]:
     if any(gate.kind == "speedup" for gate in result.gates):
         lines.append("speedups of gates were measured on their own, so they differ a little from those of the table")
     return lines
+
+
+def within_noise(result: Result) -> list[str]:
+    """A sentence for every ratio whose verdict the machine's noise floor or the number of candidates withholds."""
+    ratios = [
+        (batch, entry.ratio.ratio())
+        for stage in result.stages
+        for batch, entry in stage.latency.items()
+        if entry.ratio is not None and entry.ratio.value is not None
+    ]
+    return [
+        f"{ratio.candidate} at batch {batch}: {ratio.why_undecided}"
+        for batch, ratio in ratios
+        if not ratio.doubts and (ratio.within_noise or (ratio.one_of_many and not ratio.spans_one))
+    ]
+
+
+def changes_in_time(result: Result) -> list[str]:
+    """A sentence for every stage whose times drifted, or of whose time spikes cost a notable share."""
+    lines = []
+    for stage in result.stages:
+        for batch, entry in stage.latency.items():
+            drift, spikes = entry.drift, entry.spikes
+            if drift is not None and (beyond(drift.low, DRIFT_PERCENT) or beyond(drift.high, -DRIFT_PERCENT)):
+                word = "slower" if (drift.value or 0) > 0 else "faster"
+                lines.append(
+                    f"{stage.stage} at batch {batch} became {word} by {abs(drift.value or 0):.0f} % per minute"
+                )
+            if spikes is not None and spikes.time_percent > SPIKES_PERCENT:
+                times = spikes.longest_ms / max(spikes.median_ms, 1e-9)
+                lines.append(
+                    f"{stage.stage} at batch {batch}: {spikes.share_percent:.1f} % of the calls took more than twice the "
+                    f"median, the longest {times:.0f} times; that is {spikes.time_percent:.0f} % of the time"
+                )
+    return lines
+
+
+def beyond(end: float | None, bound: float) -> bool:
+    """Whether the end of an interval is at least as far from zero as the bound, on the same side."""
+    return end is not None and end * bound > 0 and abs(end) >= abs(bound)
 
 
 def measured_with(result: Result) -> str:

@@ -11,6 +11,7 @@ interrupts are few and not a fair selection (benchmarks.md 2.2, 2.3).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,12 +38,14 @@ class Block:
         interrupted: whether another process got the CPU during the slot.
         calls: by wall-clock time, one entry per reading of the clock, as many readings in each slot.
         in_cpu_time: whether the deciding clock counts CPU time, so that interrupted slots are as good as others.
+        begun_s: when it began, in seconds by the wall clock; NaN if it is not known.
     """
 
     spent: Floats
     interrupted: NDArray[np.bool_]
     calls: Floats
     in_cpu_time: bool = False
+    begun_s: float = math.nan
 
     @cached_property
     def value(self) -> float:
@@ -72,10 +75,12 @@ def _low(values: Floats) -> float:
 def pooled(blocks: Sequence[Block]) -> Block:
     """Several blocks of one candidate combined into one."""
     spent, calls = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("spent", "calls"))
-    return Block(spent, np.concatenate([block.interrupted for block in blocks]), calls, blocks[0].in_cpu_time)
+    interrupted, first = np.concatenate([block.interrupted for block in blocks]), blocks[0]
+    return Block(spent, interrupted, calls, first.in_cpu_time, first.begun_s)
 
 
 def time_block(call: Call, plan: Plan, clocks: Clocks) -> Block:
     """Time one block."""
+    begun_s = clocks.wall() / 1e9
     found = time_slots(call, plan, clocks.deciding, clocks.wall, clocks.switches)
-    return Block(found.spent, found.interrupted, found.calls, clocks.name == "thread")
+    return Block(found.spent, found.interrupted, found.calls, clocks.name == "thread", begun_s)

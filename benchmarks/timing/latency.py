@@ -9,7 +9,7 @@ other processes hardly influence it, and wall-clock time is reported too. Otherw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from ...core.tensors import Feeds
 from ..edge.runner.slots import Plan
 from .candidates import Bench, Candidate, Opener
 from .clocks import Clocks
+from .drift_and_spikes import Spikes, spikes
+from .holm import holm
 from .machine_noise import Noise
 from .rounds import Run
 from .statistics import Percentile, Verdict, log_ratios, low_interval, percentile_interval, ratio_interval, sign_flip_p
@@ -47,6 +49,8 @@ class CandidateLatency:
         block_medians_ms: time of each round, in order, by the deciding clock.
         warmup_ms: times of the warm-up blocks.
         rows_per_second: throughput at ``median_ms``.
+        drift: change of the round's times in percent per minute; None if it is not known when they were measured.
+        spikes: calls that took more than twice the median, in wall-clock time.
     """
 
     name: str
@@ -60,6 +64,8 @@ class CandidateLatency:
     plan: Plan
     block_medians_ms: tuple[float, ...]
     warmup_ms: tuple[float, ...]
+    drift: Interval | None
+    spikes: Spikes
 
     @property
     def verdict(self) -> Verdict:
@@ -124,6 +130,7 @@ def compare_sessions(
     console: Console = SILENT,
     *,
     reference: str | None = None,
+    noise_floor: float = 0.0,
 ) -> dict[int, LatencyComparison]:
     """Compare sessions that share their inputs, at every batch size of the options.
 
@@ -132,15 +139,29 @@ def compare_sessions(
             so that intervals include the differences between sessions.
         samples: real inputs, which are repeated to the batch size.
         reference: name of the reference of the ratios; the first candidate by default.
+        noise_floor: the largest difference between a file and itself on this machine; see :mod:`.noise_floor`.
 
     Returns:
         One comparison per batch size.
     """
     pairs: dict[str, Candidate] = {name: (session, samples) for name, session in sessions.items()}
     return {
-        batch: compare_latency(pairs, options, console, batch=batch, reference=reference)
+        batch: above_floor(compare_latency(pairs, options, console, batch=batch, reference=reference), noise_floor)
         for batch in options.batch_sizes
     }
+
+
+def above_floor(found: LatencyComparison, noise_floor: float) -> LatencyComparison:
+    """The comparison with a machine's noise floor, within which a ratio is no difference."""
+    return _with_ratios(found, lambda ratio: replace(ratio, noise_floor=noise_floor)) if noise_floor else found
+
+
+def _with_ratios(found: LatencyComparison, change: Callable[[Ratio], Ratio]) -> LatencyComparison:
+    changed = {
+        name: replace(one, ratio=None if one.ratio is None else change(one.ratio))
+        for name, one in found.candidates.items()
+    }
+    return replace(found, candidates=changed)
 
 
 def compare_latency(
@@ -203,10 +224,14 @@ def summary(run: Timed, batch: int, options: BenchOptions) -> LatencyComparison:
         batch: rows per call.
     """
     measured = {name: _measured(run, name, batch, options) for name in run.plans}
-    return LatencyComparison(
+    found = LatencyComparison(
         run.reference, batch, options.threads, options.confidence, measured, run.clock, run.noise,
         len(run.rounds), run.stopped, run.resolution_ns, run.elapsed_s(), tuple(run.turns),
     )  # fmt: skip
+    corrected = holm({name: one.ratio.p_value for name, one in measured.items() if one.ratio is not None})
+    if len(corrected) < 2:
+        return found
+    return _with_ratios(found, lambda ratio: replace(ratio, p_holm=corrected[ratio.candidate]))
 
 
 def _measured(run: Timed, name: str, batch: int, options: BenchOptions) -> CandidateLatency:
@@ -232,4 +257,6 @@ def _measured(run: Timed, name: str, batch: int, options: BenchOptions) -> Candi
         plan=run.plans[name],
         block_medians_ms=tuple(blocks.tolist()),
         warmup_ms=tuple(value / 1e6 for value in run.warmup_ns[name]),
+        drift=run.drift(name),
+        spikes=spikes(calls),
     )

@@ -19,7 +19,6 @@ from .timed_rounds import Timed
 
 Open = Callable[[], dict[str, Call]]
 
-PRECISION = 0.02
 WARMUP_ROUNDS = (3, 20)
 WARMUP_AGREEMENT = 0.05
 WARMUP_SHARE = 0.25
@@ -65,6 +64,7 @@ class Run(Timed):
         self.turns: list[int] = [0]
         self.least, self.parts, self.opened_s = rounds_needed(options.confidence), 1, 0.0
         self.opening_s, self.attempts, self.stopped, self.check = opening_s, 1, "", 0
+        self.opened_again = opening_s is not None
         self.noise = Noise("VALID")
 
     def elapsed_s(self) -> float:
@@ -103,6 +103,7 @@ class Run(Timed):
     def _turn(self) -> None:
         """Open the sessions again if this takes no longer than the rounds since; otherwise turns have equal length."""
         if self.opening_s is None or self.opening_s > OPENING_SHARE * self.options.budget_s:
+            self.opened_again = False
             if len(self.rounds) - self.turns[-1] >= TURN:
                 self.turns.append(len(self.rounds))
             return
@@ -150,7 +151,7 @@ class Run(Timed):
         return max(math.ceil(self.options.blocks / self.parts), self.least, ROUNDS if self.parts > 1 else 0)
 
     def _precise(self) -> bool:
-        return all(self.ratio(name).half_width <= PRECISION for name in self.others())
+        return all(self.ratio(name).half_width <= self.options.precision for name in self.others())
 
     def _left_s(self) -> float:
         return self.options.budget_s - self.elapsed_s()
@@ -167,9 +168,8 @@ class Run(Timed):
         """Judge the noise of the measurement."""
         self.noise = self.judged(*self.watch.read(), self.least, self.attempts)
         if self.stopped == "budget" and not self._precise():
-            unknown = (
-                f"the budget of {self.options.budget_s:g} s ended before every ratio was known to ± {PRECISION:.0%}"
-            )
+            wanted = f"every ratio was known to ± {self.options.precision:.1%}"
+            unknown = f"the budget of {self.options.budget_s:g} s ended before {wanted}"
             self.noise = replace(self.noise, remarks=(*self.noise.remarks, unknown))
 
 

@@ -22,8 +22,9 @@ Verdict = Literal["reference", "faster", "slower", "cannot tell"]
 PERCENTILE_CONFIDENCE = 0.99
 MEDIAN_RESAMPLES = 4_000
 FLIPS = 4_000
-LOWEST, LOW, FLOOR = 0.05, 0.25, 0.01
-"""Limits of the quantile over rounds, and smallest half width of an interval: sessions of one file differ by 1 %."""
+LOWEST, LOW, FLOOR, LEAST = 0.05, 0.25, 0.01, 0.004
+"""Limits of the quantile over rounds; smallest half width of an interval of sessions that were opened once, which
+differ by 1 % for one file, and smallest half width of all."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,24 @@ def low_interval(values: Floats, confidence: float, seed: int = 0) -> Interval:
     return Interval(math.exp(logs.value), low_end, high_end, confidence)
 
 
+def session_floor(openings: int) -> float:
+    """Smallest half width of a ratio's interval if every session was opened so many times during the measurement.
+
+    The differences between sessions are then a part of the differences between rounds, which the bootstrap sees. In
+    150 comparisons of a file with itself, of 1.2 seconds each, half of the reduction kept the false alarms below 1 %
+    (docs/benchmarks/ab_simulation.md).
+    """
+    return max(LEAST, min(FLOOR, 2 * FLOOR / math.sqrt(max(openings, 1))))
+
+
 def ratio_interval(
-    reference: Sequence[float], candidate: Sequence[float], confidence: float, seed: int = 0, /, **attributes: Any
+    reference: Sequence[float],
+    candidate: Sequence[float],
+    confidence: float,
+    seed: int = 0,
+    openings: int = 1,
+    /,
+    **attributes: Any,
 ) -> Ratio:
     """How many times faster the candidate is: the ratio of the low quantiles, with its interval.
 
@@ -160,13 +177,15 @@ def ratio_interval(
     Args:
         reference: time of the reference in each round.
         candidate: time of the candidate in the same rounds.
+        openings: how often the sessions were opened in these rounds.
         attributes: further attributes of the ratio: names, clock and doubts.
     """
     theirs, ours = (np.log(np.asarray(values, np.float64)) for values in (reference, candidate))
-    return from_logs(_low_difference(theirs, ours, confidence, seed), rounds=len(reference), **attributes)
+    found = _low_difference(theirs, ours, confidence, seed, session_floor(openings))
+    return from_logs(found, rounds=len(reference), **attributes)
 
 
-def _low_difference(first: Floats, second: Floats, confidence: float, seed: int) -> Interval:
+def _low_difference(first: Floats, second: Floats, confidence: float, seed: int, floor: float = FLOOR) -> Interval:
     """Difference of the low quantiles of paired values, with a symmetric interval of the larger bootstrap deviation.
 
     With few rounds on a machine with two states, the bootstrap would cover only one side.
@@ -177,13 +196,13 @@ def _low_difference(first: Floats, second: Floats, confidence: float, seed: int)
         return Interval(value, -math.inf, math.inf, confidence)
     chosen = np.random.default_rng(seed).integers(0, n, size=(MEDIAN_RESAMPLES, n))
     draws = np.quantile(first[chosen], share, axis=1) - np.quantile(second[chosen], share, axis=1)
-    return _symmetric(value, draws, n, confidence)
+    return _symmetric(value, draws, n, confidence, floor)
 
 
-def _symmetric(value: float, draws: Floats, rounds: int, confidence: float) -> Interval:
+def _symmetric(value: float, draws: Floats, rounds: int, confidence: float, floor: float = FLOOR) -> Interval:
     tail = NORMAL.cdf(-widened_z(rounds, confidence))
     ends = np.quantile(draws, [tail, 1 - tail])
-    reach = math.hypot(max(value - float(ends[0]), float(ends[1]) - value, 0.0), FLOOR)
+    reach = math.hypot(max(value - float(ends[0]), float(ends[1]) - value, 0.0), floor)
     return Interval(value, value - reach, value + reach, confidence)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ...core.metrics.intervals import Floats
+from ...core.metrics.intervals import Floats, Interval
 from ...core.metrics.ratio import ClockName, Ratio
 from ...core.options.stage_options import BenchOptions
 from ..edge.runner.slots import Plan
 from .blocks import Block
+from .drift_and_spikes import drift_per_minute
 from .machine_noise import Noise, Seen, judge
 from .statistics import low, ratio_interval
 
@@ -29,6 +30,7 @@ class Timed(ABC):
         rounds: in order, the block of each candidate.
         spoiled: rounds that do not count, because a candidate lost the CPU in every slot of them.
         turns: the round at which each turn begins.
+        opened_again: whether a turn begins with new sessions.
         stopped: ``precise`` if all intervals were narrow enough, ``budget`` if the time was used up.
         noise: the verdict on the measurement.
     """
@@ -41,6 +43,7 @@ class Timed(ABC):
     rounds: list[dict[str, Block]]
     spoiled: list[dict[str, Block]]
     turns: list[int]
+    opened_again: bool = True
     stopped: str
     noise: Noise
     resolution_ns: int
@@ -66,10 +69,24 @@ class Timed(ABC):
         options, reference = self.options, self.reference
         times = (self.times_ns(reference)[rounds], self.times_ns(name)[rounds])
         names: dict[str, Any] = {"candidate": name, "reference": reference, "clock": self.clock}
-        found = ratio_interval(*times, options.confidence, options.seed, **names)
+        found = ratio_interval(*times, options.confidence, options.seed, self.openings(rounds), **names)
         if self.clock != "thread":
             return found
         return replace(found, wall=low(self.wall_ns(reference)[rounds]) / low(self.wall_ns(name)[rounds]))
+
+    def openings(self, rounds: slice = slice(None)) -> int:
+        """How often sessions were opened for these rounds."""
+        if not self.opened_again:
+            return 1
+        kept = range(len(self.rounds))[rounds]
+        return max(1, sum(turn in kept for turn in self.turns))
+
+    def drift(self, name: str) -> Interval | None:
+        """Change of the times of a candidate in percent per minute; None if it is not known when they were measured."""
+        moments = np.array([blocks[name].begun_s for blocks in self.rounds])
+        if not np.isfinite(moments).all():
+            return None
+        return drift_per_minute(moments, np.array(self.times_ns(name)), self.options.confidence)
 
     def judged(self, pressure: float | None, steal: float | None, least: int, attempts: int = 1) -> Noise:
         """The verdict on the rounds so far; spoiled rounds are used if there are too few others.

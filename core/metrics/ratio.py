@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from .intervals import Interval
+from .intervals import NORMAL, Interval, z_value
 
 ClockName = Literal["thread", "wall", "device"]
 """CPU time of the calling thread, wall-clock time, or the time that a user's function reports for another device."""
@@ -31,6 +31,9 @@ class Ratio:
         clock: the clock that was used.
         wall: the same ratio in wall-clock time, if another clock was used.
         doubts: reasons why no decision may be based on it, such as a noisy machine; empty if it is valid.
+        noise_floor: the largest difference between a file and itself on this machine, such as 0.012; a smaller
+            difference between two files says nothing. 0 if it was not measured.
+        p_holm: :attr:`p_value` with Holm's correction, if several candidates are compared with the reference.
     """
 
     value: float
@@ -43,6 +46,8 @@ class Ratio:
     clock: ClockName = "wall"
     wall: float | None = None
     doubts: tuple[str, ...] = ()
+    noise_floor: float = 0.0
+    p_holm: float | None = None
 
     @property
     def bounded(self) -> bool:
@@ -56,10 +61,34 @@ class Ratio:
 
     @property
     def tendency(self) -> Judgement:
-        """The verdict of the interval alone, without the doubts."""
+        """The verdict of the interval alone, without the doubts; none for a difference within the noise floor."""
+        if self.within_noise or self.one_of_many:
+            return "cannot tell"
         if self.low is not None and self.low > 1:
             return "faster"
         return "slower" if self.high is not None and self.high < 1 else "cannot tell"
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether a file differs from itself by as much on this machine."""
+        return abs(math.log(self.value)) <= math.log1p(self.noise_floor) and self.noise_floor > 0
+
+    @property
+    def one_of_many(self) -> bool:
+        """Whether the difference is no more than the largest of as many equal candidates may show."""
+        return self.p_holm is not None and self.p_holm > 1 - self.confidence + 1e-9
+
+    @property
+    def spans_one(self) -> bool:
+        """Whether the interval contains 1, or an end is unbounded."""
+        return self.low is None or self.high is None or self.low <= 1 <= self.high
+
+    @property
+    def p_value(self) -> float:
+        """Of the hypothesis that both are equally fast: 1 minus the confidence of the interval that ends at 1."""
+        if not self.bounded:
+            return 1.0
+        return 2 * NORMAL.cdf(-z_value(self.confidence) * abs(math.log(self.value)) / max(self.half_width, 1e-12))
 
     @property
     def half_width(self) -> float:
@@ -94,6 +123,10 @@ class Ratio:
             return "; ".join(self.doubts)
         if self.tendency != "cannot tell":
             return ""
+        if self.within_noise:
+            return f"this machine shows differences up to {self.noise_floor:.1%} between a file and itself"
+        if self.one_of_many and not self.spans_one:
+            return f"of several equal candidates, one may differ as much by chance (p = {self.p_holm:.2g} by Holm)"
         return "the interval contains 1" if self.bounded else "too few rounds were timed for an interval"
 
     def to_dict(self) -> dict[str, Any]:

@@ -190,6 +190,11 @@ class BenchOptions(Options):
         description="Seconds of measurement per batch size. Calls that are too slow for an interval get up to ten "
         "times as long.",
     )
+    precision: Fraction = Field(
+        default=0.02,
+        description="Precision at which the timing stops before the budget is used up: 0.02 means that every ratio is "
+        "known to ± 2 %. About ± 0.5 % is possible within a minute.",
+    )
     confidence: Confidence = Field(default=0.95, description="Confidence level of every interval.")
     seed: Seed = Field(default=0, description="Random seed of the order of blocks and of the bootstrap.")
     provider: Provider = Field(

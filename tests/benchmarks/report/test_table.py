@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from retort.benchmarks.report import table
-from retort.benchmarks.result import Result, load_result
+from retort.benchmarks.result import Result, SpikesEntry, Spread, load_result
+from retort.benchmarks.spreads import RatioEntry
 from retort.core.console import Console
 from retort.core.terminal.text_tables import table_width
 
@@ -65,3 +66,42 @@ def test_noisy_times_are_said_below_the_table(capsys: pytest.CaptureFixture[str]
     assert re.search(r"warning  the times at batch 4 are NOISY.*: the machine was stolen", told.err)
     assert "how many times as fast as train" in told.err
     assert "shapes & <sizes>: ONNX Runtime on the CPU, 1 thread" in told.out
+
+
+def latency_changed(**changes: object) -> list[str]:
+    """The lines below the table if the last stage's times at batch 1 are changed so."""
+    last = RESULT.stages[-1]
+    entry = last.latency[1].model_copy(update=changes)
+    stages = (*RESULT.stages[:-1], last.model_copy(update={"latency": {1: entry}}))
+    result = RESULT.model_copy(update={"stages": stages})
+    return [*table.within_noise(result), *table.changes_in_time(result)]
+
+
+def test_drift_and_spikes_are_told_if_they_are_large() -> None:
+    """A drift whose interval lies beyond 10 % per minute and spikes that cost a tenth of the time have a sentence."""
+    spikes = SpikesEntry(count=5, calls=100, share_percent=5, time_percent=30, longest_ms=40, median_ms=2)
+    slower = Spread(value=14, low=11, high=17, confidence=0.95)
+    name = RESULT.stages[-1].stage
+    assert latency_changed(drift=slower, spikes=spikes) == [
+        f"{name} at batch 1 became slower by 14 % per minute",
+        f"{name} at batch 1: 5.0 % of the calls took more than twice the median, the longest 20 times; "
+        "that is 30 % of the time",
+    ]
+    unsure = Spread(value=14, low=-1, high=29, confidence=0.95)
+    quiet = spikes.model_copy(update={"time_percent": 0.1})
+    assert latency_changed(drift=unsure, spikes=quiet) == []
+    faster = Spread(value=-14, low=-17, high=-11, confidence=0.95)
+    assert latency_changed(drift=faster) == [f"{name} at batch 1 became faster by 14 % per minute"]
+
+
+def test_a_verdict_that_the_noise_floor_withholds_is_explained() -> None:
+    """A ratio within the machine's noise floor, or of one among many, says why it decides nothing."""
+    inside = RatioEntry(value=1.02, low=1.01, high=1.03, confidence=0.95, candidate="int8", noise_floor=0.025)
+    assert latency_changed(ratio=inside) == [
+        "int8 at batch 1: this machine shows differences up to 2.5% between a file and itself"
+    ]
+    many = inside.model_copy(update={"noise_floor": 0.0, "p_holm": 0.3})
+    assert latency_changed(ratio=many) == [
+        "int8 at batch 1: of several equal candidates, one may differ as much by chance (p = 0.3 by Holm)"
+    ]
+    assert latency_changed(ratio=many.model_copy(update={"p_holm": 0.001})) == []

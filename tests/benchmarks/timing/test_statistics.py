@@ -134,3 +134,10 @@ def test_sign_flip_p_is_uniform_without_effect_and_small_with_one() -> None:
     nothing = [statistics.sign_flip_p(rng.normal(size=25), seed) for seed in range(300)]
     assert 0.02 <= np.mean(np.array(nothing) <= 0.05) <= 0.085
     assert statistics.sign_flip_p(rng.normal(0.5, 0.1, size=25)) < 0.001
+
+
+def test_sessions_that_are_opened_often_give_narrower_intervals() -> None:
+    """A session that was opened once may differ by 1 % for one file; a hundred openings are a part of the rounds."""
+    times = np.random.default_rng(0).lognormal(0, 1e-4, 60).tolist()
+    widths = [statistics.ratio_interval(times, times, 0.95, 0, openings).half_width for openings in (1, 16, 100)]
+    assert widths == pytest.approx([0.01, 0.005, 0.004], rel=0.01)
