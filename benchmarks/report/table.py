@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ...core.console import Console
 from ...core.counts import counted, listed
 from ...core.terminal.text_tables import table_width
-from ..result import LatencyEntry, Result, StageEntry
+from ..result import LatencyEntry, Result, SpikesEntry, Spread, StageEntry
 from . import formatting
 
 Table = tuple[list[str], list[list[str]]]
@@ -173,19 +173,25 @@ def changes_in_time(result: Result) -> list[str]:
     lines = []
     for stage in result.stages:
         for batch, entry in stage.latency.items():
-            drift, spikes = entry.drift, entry.spikes
-            if drift is not None and (beyond(drift.low, DRIFT_PERCENT) or beyond(drift.high, -DRIFT_PERCENT)):
-                word = "slower" if (drift.value or 0) > 0 else "faster"
-                lines.append(
-                    f"{stage.stage} at batch {batch} became {word} by {abs(drift.value or 0):.0f} % per minute"
-                )
-            if spikes is not None and spikes.time_percent > SPIKES_PERCENT:
-                times = spikes.longest_ms / max(spikes.median_ms, 1e-9)
-                lines.append(
-                    f"{stage.stage} at batch {batch}: {spikes.share_percent:.1f} % of the calls took more than twice the "
-                    f"median, the longest {times:.0f} times; that is {spikes.time_percent:.0f} % of the time"
-                )
+            place = f"{stage.stage} at batch {batch}"
+            if entry.drift is not None:
+                lines += _drift(place, entry.drift)
+            if entry.spikes is not None and entry.spikes.time_percent > SPIKES_PERCENT:
+                lines.append(f"{place}: {_spikes(entry.spikes)}")
     return lines
+
+
+def _drift(place: str, drift: Spread) -> list[str]:
+    value = drift.value or 0.0
+    if not (beyond(drift.low, DRIFT_PERCENT) or beyond(drift.high, -DRIFT_PERCENT)):
+        return []
+    return [f"{place} became {'slower' if value > 0 else 'faster'} by {abs(value):.0f} % per minute"]
+
+
+def _spikes(spikes: SpikesEntry) -> str:
+    times = spikes.longest_ms / max(spikes.median_ms, 1e-9)
+    share = f"{spikes.share_percent:.1f} % of the calls took more than twice the median, the longest {times:.0f} times"
+    return f"{share}; that is {spikes.time_percent:.0f} % of the time"
 
 
 def beyond(end: float | None, bound: float) -> bool:
