@@ -42,6 +42,7 @@ def compare_files(
     from .accuracy import measure_accuracy, predict
     from .build_result import new_result, stage_entry
     from .footprint import measure_memory
+    from .repeatability.noise_floor import floors_of
     from .timing.latency import compare_sessions
 
     named = given if isinstance(given, Mapping) else by_name(given)
@@ -68,7 +69,9 @@ def compare_files(
         accuracies.append(
             measure_accuracy(judged, found[index], reference, confidence=options.confidence, classes=classes)
         )
-    timed = compare_sessions(openers, samples, options, console)
+    floors = floors_of(models, options)
+    notes += [found.text for found in floors[:1]]
+    timed = compare_sessions(openers, samples, options, console, noise_floor=floors[0].floor if floors else 0.0)
     entries = []
     for name, model, measured in zip(names, models, accuracies, strict=True):
         memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,39 @@ def describe(machine: dict[str, Any]) -> str:
     features = ", ".join(cpu["features"]) or "no INT8 features known"
     memory = machine["memory_bytes"] / 2**30
     return f"{cpu['model']} · {cpu['usable']:g} usable of {cpu['logical']} cores · {memory:.1f} GiB · {features}{gpu}"
+
+
+def identity(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a fingerprint that must be equal for times to be comparable."""
+    cpu = machine.get("cpu") or {}
+    return {
+        "processor": cpu.get("model"),
+        "cores": cpu.get("logical"),
+        "usable cores": cpu.get("usable"),
+        "architecture": machine.get("machine"),
+        "memory": machine.get("memory_bytes"),
+        "kernel": machine.get("kernel"),
+        "GPU": [card.get("name") for card in machine.get("gpu") or []],
+    }
+
+
+RUNTIME_PACKAGES = {
+    "ONNX Runtime": ("onnxruntime", "onnxruntime-gpu"),
+    "OpenVINO": ("openvino",),
+    "PyTorch": ("torch",),
+    "TensorRT": ("tensorrt", "tensorrt-rtx"),
+}
+
+
+def runtime_version(machine: Mapping[str, Any], runtime: str) -> str:
+    """The version of a runtime in a fingerprint; empty if it is not known.
+
+    Args:
+        runtime: such as ``ONNX Runtime on the CPU``.
+    """
+    packages = machine.get("packages") or {}
+    names = next((found for name, found in RUNTIME_PACKAGES.items() if runtime.startswith(name)), ())
+    return next((str(packages[name]) for name in names if name in packages), "")
 
 
 def cpu_model(root: Path = ROOT) -> str:

@@ -27,7 +27,12 @@ MODULES = {
 """The commands of each module of this package, in the order of `retort --help`."""
 
 
-GROUPS = {"benching.bench_models": "bench", "edge.edge_commands": "edge", "edge.device_commands": "edge"}
+GROUPS = {
+    "benching.bench_models": "bench",
+    "benching.bench_noise": "bench",
+    "edge.edge_commands": "edge",
+    "edge.device_commands": "edge",
+}
 """The modules of the groups of commands, such as `retort edge run` and `retort bench gate`."""
 
 

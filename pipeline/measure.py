@@ -159,10 +159,14 @@ def _quiet_ratio(line: Line, gate: Gate, pair: dict[str, Artifact], options: Ben
 
 def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> dict[int, LatencyComparison]:
     """Time graphs against the first of them in interleaved blocks."""
+    from ..benchmarks.repeatability.noise_floor import floors_of
     from ..benchmarks.timing.latency import compare_sessions
 
     samples = line.data.test.read(range(min(LATENCY_SAMPLES, len(line.data.test))))[0]
-    return compare_sessions({name: opener(g, options) for name, g in graphs.items()}, samples, options, line.console)
+    openers = {name: opener(graph, options) for name, graph in graphs.items()}
+    floors = floors_of(graphs.values(), options)
+    floor = floors[0].floor if floors else 0.0
+    return compare_sessions(openers, samples, options, line.console, noise_floor=floor)
 
 
 def serve(line: Line, options: ServeOptions) -> Artifact:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,18 +30,13 @@ from ...core.console import Console
 from ...core.metrics.ratio import Ratio
 from ...core.options.stage_options import BenchOptions
 from ...core.session import SessionOptions, open_session
-from ...core.signature import Signature
-from ...core.tensors import BATCH, Array
 from ..machine import describe, fingerprint
+from ..small_networks import make_nets, random_feeds
 from ..timing.latency import compare_sessions
-
-if TYPE_CHECKING:
-    import onnx
 
 LOADS = (0, 1, 2, 3, 4)
 REPETITIONS, BATCHES, BUDGET_S = 100, (1, 32), 20.0
 COVERAGE, SPREAD_PERCENT = 0.93, 3.0
-NETS = {"wide": 24, "narrow": 12}
 BUSY = "import numpy as np\nx = np.ones((256, 256), np.float32)\nwhile True:\n    x = x @ x * 0\n"
 """Computes and uses the caches in an infinite loop."""
 
@@ -129,7 +124,7 @@ def repeat(
         name: partial(open_session, file, SessionOptions(threads=threads))
         for name, file in zip(("before", "after"), files, strict=True)
     }
-    samples = _samples(open_session(files[0], SessionOptions()).signature)
+    samples = random_feeds(open_session(files[0], SessionOptions()).signature, max(BATCHES))
     for index in console.track(range(repetitions), "repetitions"):
         load = LOADS[index % len(LOADS)]
         with busy(load):
@@ -172,49 +167,6 @@ def _row(item: Repeated, load: int | None) -> list[str]:
 def _percent(values: Sequence[float]) -> float | None:
     """Median in percent; None without values."""
     return 100 * float(np.median(values)) if values else None
-
-
-def _samples(signature: Signature) -> dict[str, Array]:
-    """Random values in the inputs' shapes; dynamic axes other than the batch have size 8."""
-    random = np.random.default_rng(0)
-    return {
-        spec.name: random.standard_normal(
-            [max(BATCHES) if size == BATCH else size if isinstance(size, int) else 8 for size in spec.shape]
-        ).astype(spec.dtype)
-        for spec in signature.inputs
-    }
-
-
-def make_nets(folder: Path) -> list[Path]:
-    """Two convolutional networks of different width, as ONNX files for images of 3×32×32."""
-    import onnx
-
-    paths = []
-    for name, width in NETS.items():
-        paths.append(folder / f"{name}.onnx")
-        onnx.save(_net(width), paths[-1])
-    return paths
-
-
-def _net(width: int) -> onnx.ModelProto:
-    from onnx import TensorProto, helper, numpy_helper
-
-    random, shapes = np.random.default_rng(0), [(width, 3), (2 * width, width), (2 * width, 2 * width)]
-    nodes, weights, value = [], [], "image"
-    for index, shape in enumerate(shapes):
-        kernel = random.standard_normal((*shape, 3, 3)).astype(np.float32)
-        weights.append(numpy_helper.from_array(kernel, f"kernel{index}"))
-        names = [value, f"kernel{index}"]
-        nodes.append(helper.make_node("Conv", names, [f"conv{index}"], pads=[1] * 4, strides=[1 + (index < 2)] * 2))
-        nodes.append(helper.make_node("Relu", [f"conv{index}"], [f"relu{index}"]))
-        value = f"relu{index}"
-    nodes.append(helper.make_node("GlobalAveragePool", [value], ["output"]))
-    ports = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *rest])
-        for name, rest in (("image", (3, 32, 32)), ("output", (2 * width, 1, 1)))
-    ]
-    graph = helper.make_graph(nodes, "net", ports[:1], ports[1:], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

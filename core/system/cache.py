@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-Purpose = Literal["engines", "java", "latency", "servers", "timing"]
+Purpose = Literal["engines", "java", "latency", "noise", "servers", "timing"]
 VARIABLE = "RETORT_CACHE"
 
 

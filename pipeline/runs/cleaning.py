@@ -28,6 +28,7 @@ from .run_record import Records, RunRecord, read_records, record_file
 _CACHED: dict[Purpose, re.Pattern[str]] = {
     "engines": re.compile(r"retort-[0-9a-f]{16}.*"),
     "latency": re.compile(r"[0-9a-f]{16}\.json"),
+    "noise": re.compile(r"[0-9a-f]{16}(\.json|-[0-9a-f]{8}\.jsonl)"),
     "servers": re.compile(r"[0-9]{1,5}\.json"),
     "timing": re.compile(r".+-[0-9a-f]{16}\.timing"),
 }
@@ -35,6 +36,7 @@ _CACHED: dict[Purpose, re.Pattern[str]] = {
 _AFTERWARDS: dict[Purpose, str] = {
     "engines": "engines are built again",
     "latency": "latencies are measured again",
+    "noise": "`retort bench` no longer knows the noise of this machine",
     "servers": "nothing changes: its server was killed",
     "timing": "timings are measured again",
 }

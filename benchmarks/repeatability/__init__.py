@@ -1,0 +1,1 @@
+"""Repeatability: how much the times of one file differ from themselves on a machine."""
