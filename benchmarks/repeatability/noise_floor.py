@@ -63,8 +63,9 @@ class NoiseFloor:
     @property
     def text(self) -> str:
         """One sentence with the floor and where it comes from."""
+        times = counted(self.ratios, "comparison")
         return (
-            f"on this machine a file differs from itself by up to {self.floor:.2%} ({counted(self.ratios, 'comparison')} of "
+            f"on this machine a file differs from itself by up to {self.floor:.2%} ({times} of "
             f"{self.model} at batch {self.batch}, measured on {self.measured[:10]})"
         )
 
