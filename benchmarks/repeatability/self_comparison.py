@@ -15,6 +15,7 @@ from typing import Any
 
 from ...core.artifact import Artifact, sha256_file, stable_hash
 from ...core.console import SILENT, Console
+from ...core.counts import counted
 from ...core.errors import MachineError
 from ...core.options.stage_options import BenchOptions
 from ...core.system.atomic_files import storage_errors
@@ -127,7 +128,8 @@ def _floor(
     if len(valid) < max(FEWEST, len(rows) / 2):
         reasons = sorted({reason for row in rows for reason in row["noisy"]})
         raise MachineError(
-            f"only {len(valid)} of {len(rows)} comparisons of {model} with itself are valid: {'; '.join(reasons[:2])}",
+            f"of {counted(rows, 'comparison')} of {model} with itself, only {len(valid)} can be used: "
+            f"{'; '.join(reasons[:2])}",
             "measure on a machine that is less busy, with one thread, or for more seconds per comparison",
         )
     return NoiseFloor(

@@ -96,7 +96,7 @@ def test_a_machine_that_is_too_busy_has_no_floor(tmp_path: Path, monkeypatch: py
     model = load_artifact(make_nets(tmp_path)[1])
     row = {"ratio": 1.0, "low": 0.9, "noisy": ["the hypervisor took 9 %"], "pressure_percent": None}
     monkeypatch.setattr(self_comparison, "compared", lambda *_: iter([row] * 8))
-    with pytest.raises(MachineError, match=r"only 0 of 8 .* the hypervisor took 9 %"):
+    with pytest.raises(MachineError, match=r"of 8 comparisons .* only 0 can be used: the hypervisor took 9 %"):
         self_comparison.measure_floor(model, QUICK, 8)
 
 
