@@ -125,6 +125,7 @@ def latency_entry(candidate: CandidateLatency) -> LatencyEntry:
         verdict=candidate.verdict,
         calls_per_sample=candidate.plan.calls * candidate.plan.groups,
         samples_per_block=candidate.plan.samples,
+        raw=candidate.raw,
         blocks_ms=tuple(_short(value) for value in candidate.block_medians_ms),
         warmup_ms=tuple(_short(value) for value in candidate.warmup_ms),
         drift=None if candidate.drift is None else Spread.of(candidate.drift),

@@ -19,6 +19,8 @@ from ..core.metrics.ratio import ClockName
 from ..core.options.stage_options import MetricName
 from ..core.options.value_faults import in_words
 from ..core.system.atomic_files import write_atomically
+from .raw_times import RawTimes
+from .schema_versions import raise_if_newer
 from .spreads import Entry, RatioEntry
 from .spreads import Spread as Spread
 from .stage_details import StageDetails
@@ -70,6 +72,7 @@ class LatencyEntry(Entry):
     verdict: Literal["reference", "faster", "slower", "cannot tell"]
     calls_per_sample: int = Field(ge=1)
     samples_per_block: int = Field(ge=1)
+    raw: RawTimes | None = Field(default=None, description="every reading of the clocks; null in older results")
     blocks_ms: tuple[float, ...] = Field(description="time of each round, in order")
     warmup_ms: tuple[float, ...] = ()
     drift: Spread | None = Field(default=None, description="change of the times of the rounds in percent per minute")
@@ -238,6 +241,7 @@ def from_json(text: str | bytes, where: str = "the result") -> Result:
         raise ArtifactError(f"{where} is a binary file, and no result of Retort", remedy) from error
     except ValueError as error:
         raise ArtifactError(f"{where} is not JSON: {error}", "measure again with `retort bench`") from error
+    raise_if_newer(raw, where, SCHEMA)
     faults = validate(raw)
     if faults and not (isinstance(raw, dict) and {"schema", "stages"} & set(raw)):
         raise ArtifactError(

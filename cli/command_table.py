@@ -30,6 +30,7 @@ MODULES = {
 GROUPS = {
     "benching.bench_models": "bench",
     "benching.bench_noise": "bench",
+    "benching.validating": "bench",
     "edge.edge_commands": "edge",
     "edge.device_commands": "edge",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,8 @@ from . import completion, describe
 from .app import Debug, Json, RecipeFile, Runs, app, console
 from .questions import ask
 from .recipe_template import GOALS, Answers, Goal, recipe_text
+
+SchemaOf = Literal["recipe", "result", "device"]
 
 
 def _goals() -> str:
@@ -89,12 +91,29 @@ def check(
 
 
 @app.command("schema")
-def schema(json: Json = False, debug: Debug = False) -> None:
-    """Print the JSON Schema of recipes, so that an editor can check and complete them.
+def schema(
+    of: Annotated[
+        SchemaOf,
+        typer.Option(
+            help="recipe: the recipe of a run. result: what `retort bench` and `retort edge` write. device: the "
+            "result.json that a device wrote, with its parts."
+        ),
+    ] = "recipe",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of recipes, so that an editor can check and complete them, or that of results.
 
-    Example: `retort schema > recipe.schema.json`
+    Example: `retort schema > recipe.schema.json`; `retort schema --of result > result.schema.json`
     """
-    typer.echo(describe.dump(recipe_schema()))
+    typer.echo(describe.dump(recipe_schema() if of == "recipe" else _of_results(of)))
+
+
+def _of_results(of: SchemaOf) -> dict[str, Any]:
+    from ..benchmarks.result import json_schema
+    from ..benchmarks.validation.device_schema import device_json_schema
+
+    return json_schema() if of == "result" else device_json_schema()
 
 
 @app.command("run")

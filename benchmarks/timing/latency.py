@@ -24,6 +24,7 @@ from ...core.session import Session
 from ...core.system.garbage import no_collections
 from ...core.tensors import Feeds
 from ..edge.runner.slots import Plan
+from ..raw_times import RawTimes, raw_times
 from .candidates import Bench, Candidate, Opener
 from .clocks import Clocks
 from .drift_and_spikes import Spikes, spikes
@@ -45,6 +46,7 @@ class CandidateLatency:
         wall_ms: the same in wall-clock time; equal to ``median_ms`` if that clock decides.
         percentiles: percentiles of the wall-clock time over all calls; the value is None if there are too few calls.
         ratio: how many times faster than the reference, with its interval; None for the reference itself.
+        raw: every reading of the clocks; None if the rounds differ in length.
         p_value: p value of the hypothesis "as fast as the reference", by sign flips over rounds.
         block_medians_ms: time of each round, in order, by the deciding clock.
         warmup_ms: times of the warm-up blocks.
@@ -62,6 +64,7 @@ class CandidateLatency:
     ratio: Ratio | None
     p_value: float | None
     plan: Plan
+    raw: RawTimes | None
     block_medians_ms: tuple[float, ...]
     warmup_ms: tuple[float, ...]
     drift: Interval | None
@@ -255,6 +258,7 @@ def _measured(run: Timed, name: str, batch: int, options: BenchOptions) -> Candi
         ratio=ratio,
         p_value=flips,
         plan=run.plans[name],
+        raw=raw_times(run.blocks(name), len(run.spoiled), run.plans[name], options.seed),
         block_medians_ms=tuple(blocks.tolist()),
         warmup_ms=tuple(value / 1e6 for value in run.warmup_ns[name]),
         drift=run.drift(name),

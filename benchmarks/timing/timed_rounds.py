@@ -62,7 +62,11 @@ class Timed(ABC):
 
     def calls_ns(self, name: str) -> Floats:
         """Wall-clock time of each call, including the calls of spoiled rounds."""
-        return np.concatenate([blocks[name].calls for blocks in (*self.rounds, *self.spoiled)])
+        return np.concatenate([block.calls for block in self.blocks(name)])
+
+    def blocks(self, name: str) -> list[Block]:
+        """The blocks of a candidate in all rounds, those of spoiled rounds last."""
+        return [blocks[name] for blocks in (*self.rounds, *self.spoiled)]
 
     def ratio(self, name: str, rounds: slice = slice(None)) -> Ratio:
         """The speedup over the reference, from the rounds so far."""

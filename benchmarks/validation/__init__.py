@@ -1,0 +1,1 @@
+"""Whether a result is what was measured: its form, its figures from its raw times, and the measured files."""

@@ -1,0 +1,167 @@
+"""The figures of a result computed again from what it keeps: raw times, rounds, sizes and metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...core.errors import RetortError
+from ...core.metrics.task_metrics import HIGHER_IS_BETTER
+from ..build_result import latency_entry
+from ..result import LatencyEntry, LatencyRun, Result, StageEntry
+from ..timing.latency import summary
+from .stored_rounds import StoredRounds
+
+CLOSE = 1e-5
+"""Relative difference of two figures that are the same: times of rounds have seven digits."""
+CLOSE_P = 2e-3
+"""Difference of two p values that are the same: a tie that is broken the other way changes them a little."""
+FROM_RAW = ("median_ms", "wall_ms", "percentiles", "mean_ms", "rows_per_second", "ratio", "p_value", "blocks_ms")
+FROM_ROUNDS = ("median_ms", "percentiles", "mean_ms", "rows_per_second", "ratio", "p_value")
+RATIO_KEYS = ("value", "low", "high", "confidence", "rounds", "wall")
+PLAIN = {
+    "median_ms.value": "the median", "wall_ms.value": "the wall-clock time", "mean_ms": "the mean",
+    "ratio.value": "the ratio", "rows_per_second": "the throughput", "p_value": "the p value",
+    "median_ms.low": "the lower end of the median", "median_ms.high": "the upper end of the median",
+    "ratio.low": "the lower end of the ratio", "ratio.high": "the upper end of the ratio",
+}  # fmt: skip
+
+
+class Recomputation:
+    """What was computed again.
+
+    Attributes:
+        faults: figures that do not follow from what the result keeps, each with its key path.
+        figures: number of figures that were computed again.
+        notes: what could not be computed again, and why.
+    """
+
+    def __init__(self, result: Result) -> None:
+        self.faults: list[str] = []
+        self.notes: list[str] = []
+        self.figures = 0
+        for run in result.runs:
+            self._times(result, run)
+        for index, stage in enumerate(result.stages):
+            self._accuracy(result, index, stage)
+        self._gates(result)
+
+    def _times(self, result: Result, run: LatencyRun) -> None:
+        """The figures of one batch size."""
+        places = {stage.stage: index for index, stage in enumerate(result.stages) if run.batch in stage.latency}
+        entries = {name: result.stages[index].latency[run.batch] for name, index in places.items()}
+        for name, entry in entries.items():
+            self._by_itself(f"stages.{places[name]}.latency.{run.batch}", f"'{name}' at batch {run.batch}", entry)
+        lacking = [name for name, entry in entries.items() if entry.raw is None]
+        if lacking or run.reference not in entries:
+            self.notes.append(
+                f"the times at batch {run.batch} have no raw times, so percentiles and intervals are believed"
+            )
+            self._from_blocks(run, entries, places)
+            return
+        try:
+            stored = StoredRounds(run, entries)
+            found = summary(stored, run.batch, stored.options)
+        except (RetortError, ValueError) as error:
+            told = error.message if isinstance(error, RetortError) else str(error)
+            self.faults.append(f"stages: the raw times at batch {run.batch} do not fit together: {told}")
+            return
+        keys = FROM_RAW if stored.in_time else FROM_ROUNDS
+        if not stored.in_time:
+            self.notes.append(f"the raw times at batch {run.batch} are in order of size, so the rounds are believed")
+        for name, index in places.items():
+            again, said = latency_entry(found.candidates[name]).model_dump(), entries[name].model_dump()
+            for values in (again, said):
+                if values["ratio"]:
+                    values["ratio"] = {key: values["ratio"][key] for key in RATIO_KEYS}
+                    values["ratio"].update({} if stored.in_time else {"wall": None})
+            where = f"stages.{index}.latency.{run.batch}"
+            for key in keys:
+                for path, one, other in _leaves(key, said[key], again[key]):
+                    self._same(f"{where}.{path}", PLAIN.get(path, path), f"'{name}' at batch {run.batch}", one, other)
+
+    def _same(self, where: str, what: str, whose: str, said: Any, found: Any, source: str = "raw times") -> None:
+        self.figures += 1
+        if not _equal(said, found, CLOSE_P if where.endswith("p_value") else 0.0):
+            unit = " ms" if "_ms" in where else ""
+            told, gives = (f"{_shown(value)}{'' if value is None else unit}" for value in (said, found))
+            self.faults.append(f"{where}: {what} of {whose} says {told}; its {source} give {gives}")
+
+    def _by_itself(self, where: str, whose: str, entry: LatencyEntry) -> None:
+        """The verdict follows from the ratio, and the ratio from nothing for the reference."""
+        self.figures += 1
+        follows = "reference" if entry.ratio is None else entry.ratio.ratio().verdict
+        if entry.verdict != follows:
+            self.faults.append(f"{where}.verdict: {whose} says {entry.verdict}; its ratio gives {follows}")
+
+    def _from_blocks(self, run: LatencyRun, entries: Mapping[str, LatencyEntry], places: Mapping[str, int]) -> None:
+        """Without raw times: a time lies within its rounds, and a ratio within the ratios that the rounds allow."""
+        theirs = entries[run.reference].blocks_ms if run.reference in entries else ()
+        for name, entry in entries.items():
+            where, ours = f"stages.{places[name]}.latency.{run.batch}", entry.blocks_ms
+            if not ours:
+                continue
+            whose = f"'{name}' at batch {run.batch}"
+            self._within(
+                f"{where}.median_ms.value", f"the median of {whose}", entry.median_ms.value, min(ours), max(ours)
+            )
+            if entry.ratio is not None and theirs:
+                low, high = min(theirs) / max(ours), max(theirs) / min(ours)
+                self._within(f"{where}.ratio.value", f"the ratio of {whose}", entry.ratio.value, low, high)
+
+    def _within(self, where: str, what: str, said: float | None, low: float, high: float) -> None:
+        self.figures += 1
+        if said is not None and not low * (1 - CLOSE) <= said <= high * (1 + CLOSE):
+            span = f"{_shown(low)} to {_shown(high)}"
+            self.faults.append(f"{where}: {what} says {_shown(said)}; its rounds allow {span}")
+
+    def _accuracy(self, result: Result, index: int, stage: StageEntry) -> None:
+        """A loss is the difference of two metrics, and the accuracy is that of the classes together."""
+        reference, metric = result.stage(result.reference), stage.metric
+        if metric is None:
+            return
+        where, whose = f"stages.{index}", f"'{stage.stage}'"
+        comparable = reference.metric is not None and reference.metric.name == metric.name
+        same_samples = comparable and reference.metric is not None and reference.metric.n == metric.n
+        if same_samples and stage.drop is not None and None not in (stage.drop.value, metric.value):
+            assert reference.metric is not None
+            sign = 1 if HIGHER_IS_BETTER[metric.name] else -1
+            lost = sign * ((reference.metric.value or 0.0) - (metric.value or 0.0))
+            self._same(f"{where}.drop.value", "the loss", whose, stage.drop.value, lost, "metrics")
+        counted = sum(one.n for one in stage.classes)
+        if metric.name == "accuracy" and stage.classes and counted == metric.n:
+            right = sum(one.n * (one.share.value or 0.0) for one in stage.classes) / counted
+            self._same(f"{where}.metric.value", "the accuracy", whose, metric.value, right, "classes")
+
+    def _gates(self, result: Result) -> None:
+        """A gate passed if its verdict says so."""
+        for index, gate in enumerate(result.gates):
+            self.figures += 1
+            if gate.passed != (gate.verdict == "passed"):
+                told = "passed" if gate.passed else "not passed"
+                self.faults.append(f"gates.{index}.passed: says {told}; its verdict is {gate.verdict}")
+
+
+def _leaves(path: str, said: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Both values of each figure, with the path to it."""
+    if isinstance(said, dict) and isinstance(found, dict):
+        for key in said:
+            yield from _leaves(f"{path}.{key}", said[key], found.get(key))
+    elif isinstance(said, list | tuple) and isinstance(found, list | tuple) and len(said) == len(found):
+        for index, (one, other) in enumerate(zip(said, found, strict=True)):
+            yield from _leaves(f"{path}.{index}", one, other)
+    else:
+        yield path, said, found
+
+
+def _equal(said: Any, found: Any, tolerance: float) -> bool:
+    if isinstance(said, float | int) and isinstance(found, float | int):
+        return math.isclose(said, found, rel_tol=CLOSE, abs_tol=max(tolerance, 1e-9))
+    return bool(said == found)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"{len(value)} values"
+    return "nothing" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
