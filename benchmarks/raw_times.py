@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Literal
@@ -46,6 +47,8 @@ class RawTimes(Entry):
     rounds: int = Field(ge=1, description="number of rounds, in order of time")
     spoiled: int = Field(default=0, ge=0, description="how many of them, the last ones, do not count for the ratios")
     seed: int = Field(default=0, description="seed of the bootstrap of the intervals")
+    opened_again: bool = Field(default=True, description="whether each turn of the run began with new sessions")
+    begun_us: str = Field(default="", description="microseconds from the first round to each; empty if not known")
     wall_ns: str = Field(description="nanoseconds of each reading of the wall clock")
     spent_ns: str = Field(default="", description="CPU time of each slot in nanoseconds, if that clock decides")
     interrupted: str = Field(default="", description="numbers of the slots in which another process got the CPU")
@@ -92,10 +95,21 @@ class RawTimes(Entry):
                 raise ArtifactError("raw times are damaged: there is no such slot", _AGAIN)
             hit[places] = True
         parts = [np.split(values, self.rounds) for values in (spent, hit, wall)]
-        return [Block(one, flags, calls, bool(self.spent_ns)) for one, flags, calls in zip(*parts, strict=True)]
+        cpu, begun = bool(self.spent_ns), self.begun_s() or [math.nan] * self.rounds
+        return [Block(one, two, three, cpu, start) for one, two, three, start in zip(*parts, begun, strict=True)]
+
+    def begun_s(self) -> list[float]:
+        """Seconds from the first round to each round; empty if they are not known.
+
+        Raises:
+            ArtifactError: the text is damaged.
+        """
+        return [float(value) for value in _exactly(self.begun_us, self.rounds) / 1e6] if self.begun_us else []
 
 
-def raw_times(blocks: Sequence[Block], spoiled: int, plan: Plan, seed: int) -> RawTimes | None:
+def raw_times(
+    blocks: Sequence[Block], spoiled: int, plan: Plan, seed: int, opened_again: bool = True
+) -> RawTimes | None:
     """The readings of a model in its rounds, those that do not count last; None if the rounds differ in length."""
     slots = len(blocks[0].interrupted) if blocks else 0
     if not slots or any(len(block.interrupted) != slots for block in blocks):
@@ -114,10 +128,17 @@ def raw_times(blocks: Sequence[Block], spoiled: int, plan: Plan, seed: int) -> R
         rounds=len(blocks),
         spoiled=spoiled,
         seed=seed,
+        opened_again=opened_again,
+        begun_us=_begun_us(blocks),
         wall_ns=encoded(wall if in_time else np.sort(wall)),
         spent_ns="" if spent is None else encoded(spent),
         interrupted=encoded(hit) if in_time and len(hit) else "",
     )
+
+
+def _begun_us(blocks: Sequence[Block]) -> str:
+    begun = np.array([block.begun_s for block in blocks])
+    return encoded(np.rint(1e6 * (begun - begun.min())).astype(np.int64)) if np.isfinite(begun).all() else ""
 
 
 def encoded(values: Whole) -> str:

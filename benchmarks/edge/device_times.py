@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -64,7 +65,8 @@ def _block(part: Part, name: str, plan: Plan, number: int, in_cpu_time: bool) ->
     flags = np.unpackbits(part.arrays[f"interrupted:{name}"][number], count=len(spent)).astype(bool)
     if len(calls) != plan.groups * len(spent):
         raise ValueError(f"'{name}' has other numbers of slots and of readings of the clock")
-    return Block(spent, flags, calls, in_cpu_time)
+    begun_s = float(part.arrays["moments"][number]) if "moments" in part.arrays else math.nan
+    return Block(spent, flags, calls, in_cpu_time, begun_s)
 
 
 def comparison_of(pulled: Pulled, part: Part, confidence: float, seed: int) -> LatencyComparison:

@@ -258,7 +258,7 @@ def _measured(run: Timed, name: str, batch: int, options: BenchOptions) -> Candi
         ratio=ratio,
         p_value=flips,
         plan=run.plans[name],
-        raw=raw_times(run.blocks(name), len(run.spoiled), run.plans[name], options.seed),
+        raw=raw_times(run.blocks(name), len(run.spoiled), run.plans[name], options.seed, run.opened_again),
         block_medians_ms=tuple(blocks.tolist()),
         warmup_ms=tuple(value / 1e6 for value in run.warmup_ns[name]),
         drift=run.drift(name),

@@ -17,9 +17,20 @@ CLOSE = 1e-5
 """Relative difference of two figures that are the same: times of rounds have seven digits."""
 CLOSE_P = 2e-3
 """Difference of two p values that are the same: a tie that is broken the other way changes them a little."""
-FROM_RAW = ("median_ms", "wall_ms", "percentiles", "mean_ms", "rows_per_second", "ratio", "p_value", "blocks_ms")
-FROM_ROUNDS = ("median_ms", "percentiles", "mean_ms", "rows_per_second", "ratio", "p_value")
-RATIO_KEYS = ("value", "low", "high", "confidence", "rounds", "wall")
+FROM_RAW = (
+    "median_ms",
+    "wall_ms",
+    "percentiles",
+    "mean_ms",
+    "rows_per_second",
+    "ratio",
+    "p_value",
+    "blocks_ms",
+    "drift",
+    "spikes",
+)
+FROM_ROUNDS = ("median_ms", "percentiles", "mean_ms", "rows_per_second", "ratio", "p_value", "spikes")
+RATIO_KEYS = ("value", "low", "high", "confidence", "rounds", "wall", "p_holm")
 PLAIN = {
     "median_ms.value": "the median", "wall_ms.value": "the wall-clock time", "mean_ms": "the mean",
     "ratio.value": "the ratio", "rows_per_second": "the throughput", "p_value": "the p value",
@@ -83,7 +94,7 @@ class Recomputation:
 
     def _same(self, where: str, what: str, whose: str, said: Any, found: Any, source: str = "raw times") -> None:
         self.figures += 1
-        if not _equal(said, found, CLOSE_P if where.endswith("p_value") else 0.0):
+        if not _equal(said, found, CLOSE_P if where.endswith(("p_value", "p_holm")) else 0.0):
             unit = " ms" if "_ms" in where else ""
             told, gives = (f"{_shown(value)}{'' if value is None else unit}" for value in (said, found))
             self.faults.append(f"{where}: {what} of {whose} says {told}; its {source} give {gives}")

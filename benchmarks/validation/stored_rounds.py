@@ -37,7 +37,7 @@ class StoredRounds(Timed):
     def __init__(self, run: LatencyRun, entries: Mapping[str, LatencyEntry]) -> None:
         raws = {name: entry.raw for name, entry in entries.items() if entry.raw is not None}
         first = next(iter(entries.values()))
-        seed = next(iter(raws.values())).seed
+        seed, self.opened_again = next((raw.seed, raw.opened_again) for raw in raws.values())
         confidence = first.median_ms.confidence
         self.options = BenchOptions(threads=max(1, run.threads), confidence=confidence, seed=seed)
         self.reference, self.clock, self.stopped = run.reference, run.clock, run.stopped
