@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...core.counts import counted
 from ...core.errors import RetortError
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ..build_result import latency_entry
@@ -140,9 +141,9 @@ class Recomputation:
             sign = 1 if HIGHER_IS_BETTER[metric.name] else -1
             lost = sign * ((reference.metric.value or 0.0) - (metric.value or 0.0))
             self._same(f"{where}.drop.value", "the loss", whose, stage.drop.value, lost, "metrics")
-        counted = sum(one.n for one in stage.classes)
-        if metric.name == "accuracy" and stage.classes and counted == metric.n:
-            right = sum(one.n * (one.share.value or 0.0) for one in stage.classes) / counted
+        samples = sum(one.n for one in stage.classes)
+        if metric.name == "accuracy" and stage.classes and samples == metric.n:
+            right = sum(one.n * (one.share.value or 0.0) for one in stage.classes) / samples
             self._same(f"{where}.metric.value", "the accuracy", whose, metric.value, right, "classes")
 
     def _gates(self, result: Result) -> None:
@@ -174,5 +175,5 @@ def _equal(said: Any, found: Any, tolerance: float) -> bool:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return f"{len(value)} values"
+        return counted(len(value), "value")
     return "nothing" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
