@@ -138,12 +138,9 @@ class Client:
     def _classified(
         self, status: int, headers: dict[str, str], body: bytes
     ) -> tuple[dict[str, Array], list[str | None] | None]:
-        if status != 200:
-            raise _as_error(status, body, self._path)
-        names = headers.get(CLASSES_HEADER)
-        if names is None:
-            return _outputs(headers, body), None
-        return _outputs(headers, body), [None if name is None else str(name) for name in json.loads(names)]
+        outputs, names = decoded(status, headers, body, self._path), headers.get(CLASSES_HEADER)
+        known = None if names is None else json.loads(names)
+        return outputs, None if known is None else [None if name is None else str(name) for name in known]
 
     def request(
         self, method: str, path: str = "", body: bytes | None = None, headers: dict[str, str] | None = None
@@ -158,6 +155,30 @@ class Client:
     def close(self) -> None:
         """Close all connections."""
         self._connections.close()
+
+
+def encoded(feeds: Feeds, form: Format | None = None) -> tuple[bytes, dict[str, str]]:
+    """The body and the headers of a request to :meth:`Client.request`, for requests that are made before they are sent.
+
+    Args:
+        form: format of the arrays; by default npy for one input and npz for several.
+    """
+    form = form or ("npy" if len(feeds) == 1 else "npz")
+    return _body(feeds, form), {"Content-Type": _TYPES[form]}
+
+
+def decoded(status: int, headers: dict[str, str], body: bytes, path: str = "") -> dict[str, Array]:
+    """The outputs in the answer of :meth:`Client.request`.
+
+    Args:
+        path: of the request, for the message of an error.
+
+    Raises:
+        RetortError: the server rejected the request, or failed.
+    """
+    if status != 200:
+        raise _as_error(status, body, path)
+    return _outputs(headers, body)
 
 
 def predict(url: str, name: str, feeds: Feeds, form: Format | None = None) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,3 @@ class Report:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """A percentile without interpolation, the next larger value; NaN without values."""
-    return float(np.percentile(values, percent, method="higher")) if len(values) else float("nan")

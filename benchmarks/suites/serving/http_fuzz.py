@@ -19,10 +19,10 @@ from ....core.errors import RetortError
 from ....core.session import open_session
 from ....core.signature import Signature
 from ....serve.connection import Connections
+from ...scenarios.request_load import NO_ANSWER
 from .bundle_runtime import Call
 from .findings import Finding, Report, at_most, figure
 from .mutations import Seed, mutants, seeds
-from .request_load import NO_ANSWER
 from .running_server import RunningServer, serving
 from .served_networks import HOSTILE, hostile_network, packed
 

@@ -18,10 +18,10 @@ from statistics import median
 import numpy as np
 
 from ....core.errors import MachineError, ServingError
+from ...scenarios.request_load import Ask, Load, open_loop
 from .findings import Finding, Report, at_most, figure
 from .independent_load import PERCENTILES, READY
 from .offered_load import capacity
-from .request_load import Ask, Load, open_loop
 from .request_pool import RequestPool
 from .running_server import serving
 from .served_networks import WIDTHS, convolutions, packed

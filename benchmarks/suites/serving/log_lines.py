@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ....core.errors import RetortError
 from ....serve.connection import Connections
+from ...scenarios.request_load import NO_ANSWER, Ask, closed_loop
 from .findings import Finding, Report, at_least, at_most, figure
 from .peer_apps import Peer
 from .peer_processes import started, wait_for
-from .request_load import NO_ANSWER, Ask, closed_loop
 from .request_pool import TYPES, RequestPool
 from .running_server import RunningServer, serving
 from .served_networks import WIDTHS, convolutions, packed

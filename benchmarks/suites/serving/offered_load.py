@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...scenarios.request_load import NO_ANSWER, Ask, Load, closed_loop, open_loop
 from .findings import Finding, Report, at_least, at_most, figure
 from .request_cost import BATCH_SIZE, raw_block
-from .request_load import NO_ANSWER, Ask, Load, closed_loop, open_loop
 from .request_pool import RequestPool, raw_session
 from .running_server import serving
 from .served_networks import WIDTHS, convolutions, packed

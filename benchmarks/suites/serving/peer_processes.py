@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from ...scenarios.request_load import Ask
 from .peer_apps import Peer
-from .request_load import Ask
 from .running_server import RunningServer
 
 READY_S = 180.0

@@ -20,10 +20,10 @@ import psutil
 from ....core.errors import RetortError
 from ....core.tensors import Array
 from ....serve.connection import Connections
+from ...scenarios.request_load import NO_ANSWER, Ask, closed_loop
 from .findings import Finding, Report
 from .peer_apps import PEERS, Peer
 from .peer_processes import started, wait_for
-from .request_load import NO_ANSWER, Ask, closed_loop
 from .request_pool import TYPES, RequestPool, npy, v2_json
 from .running_server import RunningServer, serving
 from .served_networks import WIDTHS, convolutions, packed

@@ -24,8 +24,8 @@ import psutil
 
 from ....core.errors import RetortError, ServingError
 from ....serve.connection import UNIX, Connections
+from ...scenarios.request_load import NO_ANSWER
 from .findings import Finding, Report, at_least, at_most, figure
-from .request_load import NO_ANSWER
 from .request_pool import RequestPool
 from .running_server import RunningServer, serving
 from .served_networks import WIDTHS, convolutions, packed, retort

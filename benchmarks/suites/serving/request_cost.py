@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ....core.session import Session
+from ...scenarios.request_load import Ask, Load, closed_loop
 from .bundle_runtime import Runtime, open_runtime
 from .findings import Finding, Report, at_least, at_most, figure
-from .request_load import Ask, Load, closed_loop
 from .request_pool import TYPES, Form, RequestPool, npy, raw_session, samples, v2_json
 from .running_server import serving
 from .served_networks import WIDTHS, convolutions, packed, sums

@@ -15,7 +15,7 @@ from ....core.session import Session, SessionOptions, open_session
 from ....core.signature import Signature
 from ....core.tensors import BATCH, Array
 from ....serve.client import Client
-from .request_load import NO_ANSWER, Ask
+from ...scenarios.request_load import NO_ANSWER, Ask
 
 SIZE = 256
 Form = Literal["npy", "json"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from ...scenarios.request_load import Load, open_loop
 from .findings import Finding, Report, at_most, figure
-from .request_load import Load, open_loop
 from .request_pool import RequestPool
 from .running_server import RunningServer, serving
 from .served_networks import WIDTHS, convolutions, packed

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ....core.errors import RetortError
 from ....serve.client import Client
+from ...scenarios.request_load import NO_ANSWER, Ask, Load
 from .findings import Finding, Report, at_least, at_most, figure
-from .request_load import NO_ANSWER, Ask, Load
 from .request_pool import TYPES, RequestPool
 from .running_server import serving
 from .served_networks import WIDTHS, convolutions, packed, retort

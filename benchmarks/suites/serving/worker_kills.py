@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median
 from threading import Thread
 
-from .findings import Finding, Report, at_least, at_most, figure, percentile
+from ...scenarios.request_load import NO_ANSWER, Ask, Load, Outcome, closed_loop, percentile
+from .findings import Finding, Report, at_least, at_most, figure
 from .request_cost import BATCH_SIZE
-from .request_load import NO_ANSWER, Ask, Load, Outcome, closed_loop
 from .request_pool import RequestPool
 from .running_server import RunningServer, serving
 from .served_networks import WIDTHS, convolutions, packed

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retort.benchmarks.scenarios.request_load import Load, Outcome
 from retort.benchmarks.suites.serving.independent_load import percentiles_ms, senders
 from retort.benchmarks.suites.serving.latency_crosscheck import (
     LOADGEN,
@@ -22,7 +23,6 @@ from retort.benchmarks.suites.serving.latency_crosscheck import (
     judged,
     percentiles,
 )
-from retort.benchmarks.suites.serving.request_load import Load, Outcome
 from retort.benchmarks.suites.serving.request_pool import RequestPool
 from retort.core.errors import ServingError
 

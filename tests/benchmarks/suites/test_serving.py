@@ -15,6 +15,15 @@ from pathlib import Path
 import pytest
 from served_models import archive, require_torchserve, site
 
+from retort.benchmarks.scenarios.request_load import (
+    NO_ANSWER,
+    Ask,
+    Load,
+    Outcome,
+    arrivals,
+    closed_loop,
+    open_loop,
+)
 from retort.benchmarks.suites.serving import (
     batch_isolation,
     bit_flips,
@@ -31,15 +40,6 @@ from retort.benchmarks.suites.serving.__main__ import SUITES, defaults, descript
 from retort.benchmarks.suites.serving.bundle_runtime import Call, Reply, Runtime
 from retort.benchmarks.suites.serving.findings import Report, at_least, at_most, figure
 from retort.benchmarks.suites.serving.mutations import mutants, seeds
-from retort.benchmarks.suites.serving.request_load import (
-    NO_ANSWER,
-    Ask,
-    Load,
-    Outcome,
-    arrivals,
-    closed_loop,
-    open_loop,
-)
 from retort.benchmarks.suites.serving.request_pool import TYPES, Form, RequestPool, npy, raw_session
 from retort.benchmarks.suites.serving.running_server import serving
 from retort.benchmarks.suites.serving.served_networks import convolutions, packed

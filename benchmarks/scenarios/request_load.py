@@ -9,17 +9,45 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 
 import numpy as np
 
-from .findings import percentile
-
 NO_ANSWER = 0
 Ask = Callable[[int], tuple[int, bool]]
 """Sends the request of a number; gives the status, or :data:`NO_ANSWER`, and whether the answer is the right one."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The clock of a load; a simulation has its own.
+
+    Attributes:
+        now_s: seconds of a monotonic clock.
+        wait_until_s: returns at a moment of that clock, or at once after it.
+    """
+
+    now_s: Callable[[], float]
+    wait_until_s: Callable[[float], None]
+
+
+def _sleep_until_s(moment_s: float) -> None:
+    if (wait_s := moment_s - time.monotonic()) > 0:
+        time.sleep(wait_s)
+
+
+def _wake_at_s(moment_s: float) -> None:
+    """Sleep, and wait actively at the end, because the system wakes a process too late by up to 0.1 ms."""
+    _sleep_until_s(moment_s - SPIN_S)
+    while time.monotonic() < moment_s:
+        pass
+
+
+SPIN_S = 2e-4
+SLEEPING, PUNCTUAL = Timeline(time.monotonic, _sleep_until_s), Timeline(time.monotonic, _wake_at_s)
+"""Many clients sleep until the next request; a single one that shares its thread with the model wakes punctually."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +132,7 @@ def closed_loop(
         first: number of the first request.
     """
 
-    def turns() -> Iterator[tuple[int, None]]:
+    def turns() -> Generator[tuple[int, None]]:
         for index in count(first):
             if until() or (requests and index >= first + requests):
                 return
@@ -113,7 +141,9 @@ def closed_loop(
     return _asked(ask, clients, turns())
 
 
-def open_loop(ask: Ask, rate: float, seconds: float, clients: int = 64, seed: int = 0) -> Load:
+def open_loop(
+    ask: Ask, rate: float, seconds: float, clients: int = 64, seed: int = 0, timeline: Timeline = SLEEPING
+) -> Load:
     """Requests at the moments of a seeded Poisson process, whatever the server does.
 
     Args:
@@ -122,17 +152,17 @@ def open_loop(ask: Ask, rate: float, seconds: float, clients: int = 64, seed: in
         clients: number of requests that can be open at once; a request that finds all busy is late by so much.
     """
     due = arrivals(rate, seconds, seed)
-    begin = time.monotonic() + 0.05
-    return _asked(ask, clients, ((index, begin + moment) for index, moment in enumerate(due)))
+    begin = timeline.now_s() + 0.05
+    return _asked(ask, clients, ((index, begin + moment) for index, moment in enumerate(due)), timeline)
 
 
-def _asked(ask: Ask, clients: int, turns: Iterator[tuple[int, float | None]]) -> Load:
-    """Clients that take the next turn when they have the answer to the last.
+def _asked(ask: Ask, clients: int, turns: Generator[tuple[int, float | None]], timeline: Timeline = SLEEPING) -> Load:
+    """Clients that take the next turn when they have the answer to the last; one alone is the calling thread.
 
     Args:
         turns: number of each request, and the moment at which it is due; None for at once.
     """
-    lock, found = threading.Lock(), list[Outcome]()
+    lock, found, now = threading.Lock(), list[Outcome](), timeline.now_s
 
     def work() -> None:
         own = []
@@ -142,15 +172,20 @@ def _asked(ask: Ask, clients: int, turns: Iterator[tuple[int, float | None]]) ->
             if turn is None:
                 break
             index, due = turn
-            if due is not None and (wait := due - time.monotonic()) > 0:
-                time.sleep(wait)
-            begun = time.monotonic()
+            if due is not None:
+                timeline.wait_until_s(due)
+            begun = now()
             status, right = ask(index)
-            own.append(Outcome(index, begun if due is None else due, begun, time.monotonic(), status, right))
+            own.append(Outcome(index, begun if due is None else due, begun, now(), status, right))
         with lock:
             found.extend(own)
 
-    return _together([threading.Thread(target=work) for _ in range(clients)], found)
+    try:
+        return _together(work, clients, found, now)
+    except BaseException:
+        with lock:  # such as Ctrl-C: no client begins another request
+            turns.close()
+        raise
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> Sequence[float]:
@@ -161,11 +196,20 @@ def arrivals(rate: float, seconds: float, seed: int) -> Sequence[float]:
     return [float(moment) for moment in moments[moments < seconds]]
 
 
-def _together(threads: Sequence[threading.Thread], found: list[Outcome]) -> Load:
-    begin, cpu = time.monotonic(), time.process_time()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def _together(work: Callable[[], None], clients: int, found: list[Outcome], now: Callable[[], float]) -> Load:
+    begin, cpu = now(), time.process_time()
+    if clients == 1:
+        work()
+    else:
+        threads = [threading.Thread(target=work) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     found.sort(key=lambda one: one.index)
-    return Load(tuple(found), time.monotonic() - begin, time.process_time() - cpu)
+    return Load(tuple(found), now() - begin, time.process_time() - cpu)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """A percentile without interpolation, the next larger value; NaN without values."""
+    return float(np.percentile(values, percent, method="higher")) if len(values) else float("nan")

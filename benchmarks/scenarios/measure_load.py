@@ -1,0 +1,307 @@
+"""Measurement of the scenarios: candidates are opened, warmed up, asked in interleaved windows, and described."""
+
+from __future__ import annotations
+
+import datetime
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ...core.console import Console
+from ...core.counts import counted
+from ...core.data.splits import Splits
+from ...core.errors import RetortError, ServingError
+from ...core.metrics.intervals import Floats
+from ...core.options.load_options import LoadOptions
+from ...core.options.option_types import Options
+from ...core.system.garbage import no_collections
+from ..build_result import this_command, tool
+from ..machine import fingerprint
+from ..result import PercentileEntry
+from ..spreads import RatioEntry, Spread
+from ..timing.machine_noise import PRESSURE_LIMIT_PERCENT, Watch
+from ..timing.statistics import median_interval, percentile_interval, ratio_interval
+from .load_candidates import LoadCandidate, OpenedCandidate, described
+from .load_result import (
+    LoadEntry,
+    LoadResult,
+    Measurement,
+    RawTimes,
+    StageSplitEntry,
+    TrialEntry,
+    WindowEntry,
+)
+from .query_loops import Served, server, stream, together
+from .rate_search import RateSearch, highest_rates
+from .stage_split import StageTimes, middle
+from .windows import WARMUP_S, Ask, Window, interleaved, warmed_up
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+SPLIT_QUERIES, WARMUP_SHARE = 20, 0.25
+ENDPOINT_CLIENTS = 64
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A candidate of a scenario while it is measured.
+
+    Attributes:
+        clients: queries that can be open at once.
+    """
+
+    candidate: LoadCandidate
+    opened: OpenedCandidate
+    clients: int
+
+
+@contextmanager
+def opened_for(
+    candidates: Sequence[LoadCandidate], threads: int, rows: int, clients: int | None = None
+) -> Iterator[dict[str, Asked]]:
+    """All candidates, ready for queries of so many samples, until the context ends.
+
+    Args:
+        clients: by default one for a model and :data:`ENDPOINT_CLIENTS` for an endpoint.
+
+    Raises:
+        RetortError: a candidate cannot be opened, or rejects its first query.
+    """
+    made: dict[str, Asked] = {}
+    try:
+        for one in candidates:
+            opened = one.open(threads, rows)
+            made[one.name] = Asked(one, opened, clients or (ENDPOINT_CLIENTS if one.endpoint else 1))
+            next(opened.queries)()  # a wrong address or shape is told before anything is measured
+        yield made
+    finally:
+        for asked in made.values():
+            asked.opened.close()
+
+
+def measure_load(
+    candidates: Sequence[LoadCandidate], splits: Splits, options: LoadOptions, console: Console
+) -> LoadResult:
+    """Measure a scenario.
+
+    Raises:
+        RetortError: a candidate cannot be opened, or rejects its first query.
+    """
+    began = Began()
+    rounds = max(1, round(options.seconds / options.length_s))
+    with opened_for(candidates, options.threads, options.rows, options.clients) as asked, no_collections(True):
+        streams = {name: stream_of(one) for name, one in asked.items()}
+        warmup = warmed_up(streams, WARMUP_SHARE * options.seconds * len(asked), options.seed)
+        searches = _searched(asked, options, console) if options.p99_ms is not None else {}
+        rates = {name: options.rate or (searches[name].kept if searches else None) for name in asked}
+        asks = {name: ask_of(one, options, rates[name]) for name, one in asked.items()}
+        possible = {name: ask for name, ask in asks.items() if options.scenario != "server" or rates[name]}
+        windows = interleaved(possible, options.length_s, rounds, options.seed, console)
+        split = {name: splits_of(one) for name, one in asked.items()}
+    entries = []
+    for name, one in asked.items():
+        found = load_entry(one, windows.get(name, []), options.confidence, options.seed)
+        more: dict[str, Any] = {"warmup_ms": warmup[name], "stages": split[name], "rate": rates[name]}
+        more["threads"] = 0 if one.candidate.endpoint else options.threads
+        more["trials"] = tuple(TrialEntry(**asdict(tried)) for tried in searches[name].tried) if searches else ()
+        entries.append(found.model_copy(update=more))
+    compared = with_ratios(entries, windows, options.confidence, options.seed) if not searches else entries
+    notes = [*notes_of(compared), *_scenario_notes(options, compared)]
+    return load_result(options.scenario, described(candidates), compared, splits, options, began, notes)
+
+
+def stream_of(one: Asked) -> Ask:
+    """One query after another, whatever the seed."""
+    return lambda length_s, seed: stream(one.opened.queries, length_s)
+
+
+def ask_of(one: Asked, options: LoadOptions, rate: float | None) -> Ask:
+    """What a window of the scenario does with a candidate."""
+    queries = one.opened.queries
+    if options.scenario == "server":
+        return lambda length_s, seed: server(queries, rate or 1.0, length_s, one.clients, seed)
+    if options.scenario == "offline" and one.clients > 1:
+        return lambda length_s, seed: together(queries, length_s, one.clients)
+    return stream_of(one)
+
+
+def _searched(asked: Mapping[str, Asked], options: LoadOptions, console: Console) -> dict[str, RateSearch]:
+    """The highest rates that keep the bound; the capacity is that of as many clients as the server gets."""
+
+    def trial(one: Asked, rate: float, length_s: float, seed: int) -> Served:
+        return server(one.opened.queries, rate, length_s, one.clients, seed)
+
+    capacities = {name: _capacity(one, 10 * WARMUP_S) for name, one in asked.items()}
+    trials = {name: partial(trial, one) for name, one in asked.items()}
+    return highest_rates(trials, capacities, options.p99_ms or 1.0, options.length_s, options.seed, console)
+
+
+def _capacity(one: Asked, length_s: float) -> float:
+    """Queries per second of a closed loop.
+
+    Raises:
+        ServingError: no query was answered.
+    """
+    found = stream_of(one)(length_s, 0) if one.clients == 1 else together(one.opened.queries, length_s, one.clients)
+    if not found.queries:
+        raise ServingError(f"{one.candidate.name} answered no query", "see the server's logs")
+    return found.queries / found.seconds
+
+
+def splits_of(one: Asked) -> StageSplitEntry | None:
+    """The median time of each stage of a few queries; None if none of them was answered."""
+    found: list[StageTimes] = []
+    for number in range(SPLIT_QUERIES):
+        try:
+            found.append(one.opened.split(number))
+        except RetortError:  # failed queries are counted in the windows
+            continue
+    stages = middle(found)
+    return None if stages is None else StageSplitEntry(**asdict(stages))
+
+
+def load_entry(one: Asked, windows: Sequence[Window], confidence: float, seed: int) -> LoadEntry:
+    """The measurements of one candidate from its windows."""
+    served, per_query = [window.served for window in windows], one.opened.per_query
+    times = joined([each.latencies_ns for each in served])
+    late = joined([each.late_ns for each in served]) / 1e6
+    medians = np.array([each.median_ms for each in served if each.queries])
+    speeds = np.array([each.queries * per_query / each.seconds for each in served if each.seconds > 0])
+    candidate = one.candidate
+    return LoadEntry(
+        name=candidate.name,
+        where=candidate.where,
+        kind=candidate.kind,
+        runtime=candidate.runtime,
+        sha256=candidate.sha256,
+        size_bytes=candidate.size_bytes,
+        per_query=per_query,
+        clients=one.clients,
+        queries=len(times),
+        failed=sum(each.failed for each in served),
+        median_ms=Spread.of(median_interval(medians, confidence, seed)) if len(medians) else None,
+        mean_ms=float(times.mean()) / 1e6 if len(times) else None,
+        percentiles=tuple(percentile_entry(times / 1e6, percent) for percent in PERCENTILES),
+        rows_per_second=Spread.of(median_interval(speeds, confidence, seed)) if len(speeds) else None,
+        late_p99_ms=float(np.percentile(late, 99)) if len(late) else None,
+        windows=tuple(map(_window_entry, windows)),
+        raw=RawTimes.of(times),
+    )
+
+
+def _window_entry(window: Window) -> WindowEntry:
+    served = window.served
+    return WindowEntry(
+        round=window.round,
+        place=window.place,
+        began_s=window.began_s,
+        seconds=served.seconds,
+        queries=served.queries,
+        failed=served.failed,
+        median_ms=served.median_ms if served.queries else None,
+    )
+
+
+def percentile_entry(times_ms: Floats, percent: float) -> PercentileEntry:
+    """A percentile with its interval; null if there are too few times."""
+    found = percentile_interval(times_ms, percent)
+    return PercentileEntry(
+        percentile=percent, value_ms=found.value, low_ms=found.low, high_ms=found.high, n=found.n, needed=found.needed
+    )
+
+
+def joined(arrays: Sequence[Floats]) -> Floats:
+    """Arrays one after another; empty without any."""
+    return np.concatenate(arrays) if arrays else np.zeros(0)
+
+
+def with_ratios(
+    entries: Sequence[LoadEntry], windows: Mapping[str, Sequence[Window]], confidence: float, seed: int
+) -> list[LoadEntry]:
+    """The entries with how many times faster each is than the first, from the times per query of the same rounds."""
+    first, *others = entries
+    made = [first]
+    for entry in others:
+        pairs = [
+            (theirs.served, ours.served)
+            for theirs, ours in zip(windows.get(first.name, ()), windows.get(entry.name, ()), strict=False)
+            if theirs.served.queries and ours.served.queries
+        ]
+        if not pairs:
+            made.append(entry)
+            continue
+        theirs, ours = ([pair[side].median_ms for pair in pairs] for side in (0, 1))
+        found = ratio_interval(theirs, ours, confidence, seed, candidate=entry.name, reference=first.name)
+        made.append(entry.model_copy(update={"ratio": RatioEntry.of_ratio(found)}))
+    return made
+
+
+def notes_of(entries: Sequence[LoadEntry]) -> list[str]:
+    """What a reader of the figures has to know."""
+    told = []
+    for entry in entries:
+        if entry.failed:
+            asked = entry.queries + entry.failed
+            told.append(
+                f"'{entry.name}' did not answer {counted(entry.failed, 'query')} of {asked:,}; percentiles are of the "
+                "answered ones"
+            )
+        if len(entry.warmup_ms) > 1 and entry.warmup_ms[0] > 2 * entry.warmup_ms[-1]:
+            told.append(
+                f"'{entry.name}' began at {entry.warmup_ms[0]:.3g} ms and was steady at {entry.warmup_ms[-1]:.3g} ms"
+            )
+    return told
+
+
+def _scenario_notes(options: LoadOptions, entries: Sequence[LoadEntry]) -> list[str]:
+    if options.scenario != "server":
+        return []
+    told = ["The latency counts from the moment at which a query was to be sent."]
+    for entry in entries:
+        if options.p99_ms is not None and entry.rate is None:
+            told.append(f"'{entry.name}' kept a 99th percentile of {options.p99_ms:g} ms at no rate")
+    return told
+
+
+@dataclass
+class Began:
+    """When a measurement began, and what the machine did since."""
+
+    at_s: float = field(default_factory=time.monotonic)
+    watch: Watch = field(default_factory=Watch)
+
+
+def load_result(
+    measurement: Measurement,
+    title: str,
+    entries: Sequence[LoadEntry],
+    splits: Splits,
+    options: Options,
+    began: Began,
+    notes: Sequence[str] = (),
+) -> LoadResult:
+    """A result with the current time and this machine."""
+    pressure, steal = began.watch.read()
+    busy = pressure is not None and pressure > PRESSURE_LIMIT_PERCENT
+    told = [f"processes waited for a CPU in {pressure:.0f} % of the time: the machine was busy"] if busy else []
+    return LoadResult(
+        id=uuid.uuid4().hex,
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seconds=time.monotonic() - began.at_s,
+        measurement=measurement,
+        title=title,
+        command=this_command(),
+        tool=tool(),
+        env=fingerprint(),
+        data={"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)},
+        options=options.model_dump(mode="json"),
+        candidates=tuple(entries),
+        pressure_percent=pressure,
+        steal_percent=steal,
+        notes=(*notes, *told),
+    )
