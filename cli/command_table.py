@@ -31,6 +31,7 @@ GROUPS = {
     "benching.bench_models": "bench",
     "benching.bench_noise": "bench",
     "benching.validating": "bench",
+    "benching.loads": "bench",
     "edge.edge_commands": "edge",
     "edge.device_commands": "edge",
 }

@@ -107,6 +107,7 @@ def site(engine: Engine, tls: bool = False, token: str = "", host: str = "127.0.
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # headers and body leave together; apart, the second waits for the client's confirmation
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -22,11 +22,13 @@ from ...serve.client import Client, decoded, encoded
 from ..compare_models import by_name
 from ..sessions import runtime_name
 from ..timing.candidates import repeat_rows
+from .load_result import CandidateKind
 from .query_loops import Query
 from .stage_split import StageTimes, split_of_request, split_of_session
 
 ENDPOINTS = ("http://", "https://", "unix:")
-KINDS_RUN = ("program", "graph", "engine")
+KINDS_RUN: dict[str, CandidateKind] = {"program": "program", "graph": "graph", "engine": "engine"}
+"""The kinds of artifacts that a session runs."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ class LoadCandidate:
     Attributes:
         name: short and different from those of the others.
         where: the path of the file, or the address.
-        kind: ``program``, ``graph``, ``engine`` or ``endpoint``.
         runtime: what runs it, in words.
         sha256: hash of the file; empty for an endpoint.
         open: opens it with a number of threads, for queries of so many samples.
@@ -61,7 +62,7 @@ class LoadCandidate:
 
     name: str
     where: str
-    kind: str
+    kind: CandidateKind
     runtime: str
     open: Callable[[int, int], OpenedCandidate]
     sha256: str = ""
@@ -152,7 +153,7 @@ def _of_model(name: str, artifact: Artifact, provider: Provider, splits: Splits,
         return of_session(session, fit_to(splits, session.signature).test, rows, samples)
 
     return LoadCandidate(
-        name, str(artifact.main), artifact.kind, runtime_name(artifact.main, provider), opened, entry.sha256,
+        name, str(artifact.main), KINDS_RUN[artifact.kind], runtime_name(artifact.main, provider), opened, entry.sha256,
         entry.size_bytes,
     )  # fmt: skip
 

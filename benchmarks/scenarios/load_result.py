@@ -25,14 +25,14 @@ from ..spreads import Entry, RatioEntry, Spread
 
 LOAD_SCHEMA: Literal["retort.load/1"] = "retort.load/1"
 Measurement = Literal["single-stream", "multi-stream", "server", "offline", "cold", "sweep", "sustain"]
+CandidateKind = Literal["program", "graph", "engine", "endpoint"]
 _Hash = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
-_RAW = "zlib-base64-int64-le"
 
 
 class RawTimes(Entry):
     """The latency of every answered query in nanoseconds, in the order of their begin."""
 
-    encoding: Literal["zlib-base64-int64-le"] = _RAW
+    encoding: Literal["zlib-base64-int64-le"] = "zlib-base64-int64-le"
     count: int = Field(ge=0)
     data: str
 
@@ -116,7 +116,7 @@ class LoadEntry(Entry):
 
     name: str = Field(min_length=1)
     where: str = Field(description="path of the file, or address")
-    kind: Literal["program", "graph", "engine", "endpoint"]
+    kind: CandidateKind
     runtime: str
     sha256: _Hash = Field(default="", description="hash of the file; empty for an endpoint")
     size_bytes: int = Field(default=0, ge=0)

@@ -38,7 +38,7 @@ from .load_result import (
     WindowEntry,
 )
 from .query_loops import Served, server, stream, together
-from .rate_search import RateSearch, highest_rates
+from .rate_search import PERCENTILE, RateSearch, highest_rates
 from .stage_split import StageTimes, middle
 from .windows import WARMUP_S, Ask, Window, interleaved, warmed_up
 
@@ -262,9 +262,16 @@ def _scenario_notes(options: LoadOptions, entries: Sequence[LoadEntry]) -> list[
     if options.scenario != "server":
         return []
     told = ["The latency counts from the moment at which a query was to be sent."]
-    for entry in entries:
-        if options.p99_ms is not None and entry.rate is None:
+    for entry in entries if options.p99_ms is not None else ():
+        if entry.rate is None:
             told.append(f"'{entry.name}' kept a 99th percentile of {options.p99_ms:g} ms at no rate")
+            continue
+        (p99,) = (one.value_ms for one in entry.percentiles if one.percentile == PERCENTILE)
+        if p99 is not None and p99 > (options.p99_ms or 0):
+            told.append(
+                f"'{entry.name}' kept {options.p99_ms:g} ms at {entry.rate:.4g} queries/s twice, but not in the "
+                f"windows afterwards ({p99:.3g} ms): measure again when the machine is quiet"
+            )
     return told
 
 
@@ -280,12 +287,16 @@ def load_result(
     measurement: Measurement,
     title: str,
     entries: Sequence[LoadEntry],
-    splits: Splits,
+    splits: Splits | None,
     options: Options,
     began: Began,
     notes: Sequence[str] = (),
 ) -> LoadResult:
-    """A result with the current time and this machine."""
+    """A result with the current time and this machine.
+
+    Args:
+        splits: the data whose test samples were used; None for a measurement without data.
+    """
     pressure, steal = began.watch.read()
     busy = pressure is not None and pressure > PRESSURE_LIMIT_PERCENT
     told = [f"processes waited for a CPU in {pressure:.0f} % of the time: the machine was busy"] if busy else []
@@ -298,7 +309,7 @@ def load_result(
         command=this_command(),
         tool=tool(),
         env=fingerprint(),
-        data={"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)},
+        data={"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)} if splits is not None else {},
         options=options.model_dump(mode="json"),
         candidates=tuple(entries),
         pressure_percent=pressure,

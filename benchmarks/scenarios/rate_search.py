@@ -20,7 +20,7 @@ from .query_loops import Served
 PERCENTILE = 99.0
 CLOSE = 1.03
 """How far apart a kept and a missed rate are when the search ends."""
-TRIALS, BEYOND, LOWEST = 14, 1.2, 1 / 64
+TRIALS, BEYOND, LOWEST = 20, 1.2, 1 / 64
 """Most trials; where the search begins above, and ends below, as multiples of the capacity."""
 
 Trial = Callable[[float, float, int], Served]
@@ -56,28 +56,35 @@ class RateSearch:
     tried: list[Tried] = field(default_factory=list)
 
     @property
-    def kept(self) -> float | None:
-        """The highest rate that kept the bound; None if there is none."""
-        return max((one.rate for one in self.tried if one.kept), default=None)
-
-    @property
     def missed(self) -> float:
-        """The lowest rate that missed it."""
+        """The lowest rate that missed the bound."""
         return min((one.rate for one in self.tried if not one.kept), default=BEYOND * self.capacity)
 
     @property
+    def kept(self) -> float | None:
+        """The highest rate below it that kept the bound; None if there is none."""
+        return max((one.rate for one in self.tried if one.kept and one.rate < self.missed), default=None)
+
+    @property
     def over(self) -> bool:
-        """Whether the kept and the missed rate are close, or no rate can be found."""
-        if len(self.tried) >= TRIALS:
-            return True
+        """Whether the highest rate is known and was kept twice, or no rate can be found."""
         kept = self.kept
         if kept is None:
-            return self.missed < LOWEST * self.capacity
-        return self.missed <= CLOSE * kept
+            return len(self.tried) >= TRIALS or self.missed < LOWEST * self.capacity
+        return len(self.tried) >= TRIALS or (self._close(kept) and self._confirmed(kept))
 
     def next_rate(self) -> float:
-        """The rate of the next trial."""
-        return self.missed / 2 if self.kept is None else math.sqrt(self.kept * self.missed)
+        """The rate of the next trial; the highest one is tried again, because a single trial may be lucky."""
+        kept = self.kept
+        if kept is None:
+            return self.missed / 2
+        return kept if self._close(kept) else math.sqrt(kept * self.missed)
+
+    def _close(self, kept: float) -> bool:
+        return self.missed <= CLOSE * kept
+
+    def _confirmed(self, kept: float) -> bool:
+        return sum(one.rate == kept for one in self.tried) > 1
 
     def note(self, rate: float, served: Served) -> Tried:
         """Judge a trial."""
@@ -102,7 +109,7 @@ def highest_rates(
     seed: int = 0,
     console: Console = SILENT,
 ) -> dict[str, RateSearch]:
-    """Search for all candidates in turn, each time in another order.
+    """Search for all candidates in turn, each round in another order.
 
     Args:
         capacities: see :class:`RateSearch`, by candidate.

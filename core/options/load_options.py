@@ -11,6 +11,9 @@ from .option_types import Confidence, Count, Options, Positive, Provider, Seed
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 
+WINDOWS = 12
+"""Least windows of a candidate, if their length is not given: enough for intervals over windows."""
+
 
 class _Measured(Options):
     """What all measurements under load have in common."""
@@ -38,8 +41,8 @@ class LoadOptions(_Measured):
     seconds: Positive = Field(default=20.0, description="Measured seconds per candidate.")
     window_s: Positive | None = Field(
         default=None,
-        description="Length of a window in seconds. The default is 0.5, and 5 for the scenario server, whose queue is "
-        "empty at the beginning of each window.",
+        description="Length of a window in seconds. The default is 0.5 or a twelfth of --seconds, and 5 for the "
+        "scenario server, whose queue is empty at the beginning of each window.",
     )
     samples_per_query: Count = Field(default=8, description="Samples in a query of the scenario multi-stream.")
     batch: Count = Field(default=32, description="Samples in a call of the scenario offline.")
@@ -76,7 +79,8 @@ class LoadOptions(_Measured):
     @property
     def length_s(self) -> float:
         """Length of a window in seconds."""
-        return min(self.window_s or (5.0 if self.scenario == "server" else 0.5), self.seconds)
+        usual = min(5.0, self.seconds) if self.scenario == "server" else min(0.5, self.seconds / WINDOWS)
+        return min(self.window_s or usual, self.seconds)
 
 
 class ColdOptions(_Measured):
