@@ -1,8 +1,8 @@
 """The timed loops of the scenarios: what is between two queries is a clock, an append and a comparison.
 
-The meanings are those of MLPerf's LoadGen (benchmarks.md 2.1): a single or multi stream sends the next query when the
-last is answered; a server gets queries at the moments of a Poisson process, and the latency counts from these moments;
-offline, all samples are there at once.
+The meanings are those of MLPerf's LoadGen (benchmarks.md, "Scenarios"): a single or multi stream sends the next query
+when the last is answered; a server gets queries at the moments of a Poisson process, and the latency counts from these
+moments; offline, all samples are there at once.
 """
 
 from __future__ import annotations
