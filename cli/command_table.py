@@ -29,6 +29,7 @@ MODULES = {
 
 GROUPS = {
     "benching.bench_models": "bench",
+    "benching.bench_gate": "bench",
     "benching.bench_noise": "bench",
     "benching.validating": "bench",
     "benching.loads": "bench",

@@ -11,7 +11,7 @@
     ├── ArtifactError                   exit 3              a file is truncated, altered or foreign
     ├── CaptureError                    exit 4              torch.export cannot capture the model
     ├── VerificationError               exit 5              a proof or a parity check failed
-    ├── GateError                       exit 6              a gate of the recipe was missed
+    ├── GateError                       exit 6              a gate was missed or not decided
     ├── MachineError                    exit 7              a package, a provider, a port or Java is missing
     ├── StorageError                    exit 8              the disk is full or not writable
     ├── ServingError                    exit 9   HTTP 503   the server died or does not answer
@@ -103,7 +103,7 @@ class VerificationError(RetortError):
 
 
 class GateError(RetortError):
-    """A gate of the recipe was missed."""
+    """A gate was missed, or could not be decided."""
 
     exit_code = 6
 

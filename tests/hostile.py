@@ -178,6 +178,7 @@ def base_arguments(command: str, old: Path) -> list[str]:
         "serve": [str(old / "archive" / "model.mar"), "--java", "/nowhere/java"],
         "clean": ["--runs", str(old / "no-runs")],
         "predict": [graph, *data, "--rows", "2"],
+        "bench gate": [graph, "--baseline", str(old / "result.json"), *data, "--budget-s", "0.1"],
         "bench noise": [graph, "--comparisons", "8", "--budget-s", "0.5"],
         "bench run": [graph, *data, "--budget-s", "0.1"],
         "report": [str(old / "result.json")],

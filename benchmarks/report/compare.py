@@ -177,7 +177,11 @@ def _doubts(before: Result, after: Result, batch: int) -> tuple[str, ...]:
     """The reasons why times at a batch size cannot be compared between two results."""
     runs = [next((run for run in result.runs if run.batch == batch), None) for result in (before, after)]
     pairs = [(name, run) for name, run in zip(("first", "second"), runs, strict=True) if run is not None]
-    found = [f"the {name} run was NOISY at batch {batch}" for name, run in pairs if run.noise.status == "NOISY"]
+    found = [
+        f"the {name} run was NOISY at batch {batch}: {'; '.join(run.noise.reasons) or 'the machine was busy'}"
+        for name, run in pairs
+        if run.noise.status == "NOISY"
+    ]
     if len({run.clock for _, run in pairs}) > 1:
         found.append("one was timed by the CPU time of the thread, the other by wall-clock time")
     return tuple(found)

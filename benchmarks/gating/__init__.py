@@ -1,0 +1,1 @@
+"""Gating: whether models are still as fast, as accurate and as small as a stored baseline."""

@@ -1,0 +1,235 @@
+"""The command `retort bench gate`: whether models are still as fast, as accurate and as small as a stored baseline."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ...core.artifact import Artifact, load_artifact
+from ...core.errors import GateError, UserError
+from ...core.kinds import kind_of_suffix
+from ...core.options.option_types import Provider
+from ...core.options.stage_options import BenchOptions, MetricName
+from ...core.system.atomic_files import write_atomically
+from ...core.system.owned_folders import claim_file
+from ..app import DataArgs, Debug, ForceFile, Json, Seed, Settings, console, context_of, given_options
+from ..flags import build_options
+from .bench_models import benching
+
+if TYPE_CHECKING:
+    from ...benchmarks.gating.baseline import Bounds
+    from ...benchmarks.gating.gate_models import Gated
+    from ...benchmarks.result import Result
+    from ...core.console import Console
+    from ...core.context import Context
+
+SHARE_OF_BOUND = 0.4
+"""How precisely the times are measured, as a share of the slowdown that must be found."""
+
+
+@benching.command("gate")
+def gate(
+    current: Annotated[
+        list[Path],
+        typer.Argument(help="Model files to measure now, or one result: a .json file, a bench artifact or a run."),
+    ],
+    baseline: Annotated[Path, typer.Option(help="The stored result: a .json file, a bench artifact or a run.")],
+    data: Annotated[str, typer.Option(help="Data on which model files are measured, as of `retort bench`.")] = "",
+    data_arg: DataArgs = [],  # noqa: B006
+    metric: Annotated[MetricName | None, typer.Option(help="Metric on the test split, as of `retort bench`.")] = None,
+    slower: Annotated[str, typer.Option(help="The slowdown that must be found, such as 5%.")] = "5%",
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Gate no times.")] = False,
+    accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Largest loss of the metric, such as 0.01 for one percentage point. Not gated if left out."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Largest growth of the file, such as 5% or 0%. Not gated if left out.")
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Stage of the baseline for one model. By default that of the same name.")
+    ] = None,
+    baseline_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model file of the baseline, for one model. By default a file with its name and SHA-256 in the folder "
+            "of the baseline or up to two levels below."
+        ),
+    ] = None,
+    cannot_tell: Annotated[
+        Literal["pass", "fail"],
+        typer.Option(help="What an undecided gate does. NOISY measurements never pass."),
+    ] = "fail",
+    markdown: Annotated[Path | None, typer.Option(help="File for a comment in Markdown.")] = None,
+    batch_sizes: Annotated[
+        list[int], typer.Option(min=1, help="Batch sizes to time. By default those of the baseline. Repeatable.")
+    ] = [],  # noqa: B006
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Number of runtime threads. By default as in the baseline.")
+    ] = None,
+    budget_s: Annotated[float, typer.Option(min=0.1, help="Seconds of measurement per batch size.")] = 20.0,
+    provider: Annotated[Provider, typer.Option(help="The execution provider, as of `retort bench`.")] = "cpu",
+    force: ForceFile = False,
+    seed: Seed = 0,
+    set_: Settings = [],  # noqa: B006
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare models with a stored baseline; exit with 6 if they are slower, less accurate or larger than allowed.
+
+    Model files are measured together with the baseline's own file, in interleaved blocks, if that file is still there:
+    this finds a slowdown of 5 % on a busy machine. Without it two runs are compared, which differ by 2 to 5 % for one
+    file, so that a small change cannot be told. Times of another machine, runtime or number of threads are refused.
+
+    Example: `retort bench model.onnx --data digits --out baseline.json`, and later
+    `retort bench gate new.onnx --baseline baseline.json --data digits --accuracy-drop 0.01`
+    """
+    from ...benchmarks.gating.baseline import Bounds
+    from ...benchmarks.gating.gate_page import MARK
+    from ...pipeline.runs.run_folders import result_of
+
+    screen = console(json)
+    claim_file(markdown, force, MARK)
+    slower_percent = None if no_latency else percent_of(slower, "--slower")
+    bounds = Bounds(slower_percent, accuracy_drop, None if size is None else percent_of(size, "--size"))
+    before = result_of(baseline)
+    models = [path for path in current if _is_model(path)]
+    if models and len(models) != len(current):
+        raise UserError("results and model files cannot be gated together", "give either, in separate commands")
+    with screen.working("gate"):
+        if models:
+            context = context_of(data, data_arg, "classification", "cpu", seed, screen, "test")
+            asked = {"batch_sizes": batch_sizes, "threads": threads, "seed": seed, "provider": provider}
+            options = _options(before, bounds, {**asked, "budget_s": budget_s}, set_)
+            places = baseline, baseline_model, stage
+            found = _measured(
+                [load_artifact(path) for path in models], before, places, bounds, context, options, metric
+            )
+        else:
+            found = _read(current, before, bounds, stage, data)
+    _tell(found, markdown, cannot_tell, screen)
+
+
+def percent_of(text: str, option: str) -> float:
+    """Percent from ``5%``, ``5 %`` or a share such as ``0.05``.
+
+    Raises:
+        UserError: it is neither, is negative, or is a number from 1 on without a percent sign.
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(%?)", text.strip())
+    if found is None or (not found[2] and float(found[1]) >= 1):
+        raise UserError(f"{option} {text} is no share", "write a percentage such as 5%, or a share such as 0.05")
+    return float(found[1]) * (1 if found[2] else 100)
+
+
+def _is_model(path: Path) -> bool:
+    if path.is_dir():
+        from ...core.artifact import is_finished
+
+        return is_finished(path) and load_artifact(path, verify=False).kind != "measurement"
+    return kind_of_suffix(path.suffix) not in (None, "measurement")
+
+
+def _options(before: Result, bounds: Bounds, flags: dict[str, Any], set_: list[str]) -> BenchOptions:
+    """What is measured: by default at the batch sizes and with the threads of the baseline."""
+    asked = dict(given_options(flags))
+    if before.runs:
+        asked.setdefault("batch_sizes", sorted({run.batch for run in before.runs}))
+        asked.setdefault("threads", before.runs[0].threads)
+    if bounds.slower_percent:
+        asked.setdefault("precision", min(0.02, SHARE_OF_BOUND * bounds.slower_percent / 100))
+    found: BenchOptions = build_options(BenchOptions, asked, set_)
+    return found
+
+
+def _measured(
+    models: list[Artifact],
+    before: Result,
+    places: tuple[Path, Path | None, str | None],
+    bounds: Bounds,
+    context: Context,
+    options: BenchOptions,
+    metric: MetricName | None,
+) -> Gated:
+    """Measure model files, together with those of the baseline that are found.
+
+    Args:
+        places: the baseline, its model file and its stage as the user names them.
+    """
+    from ...benchmarks.compare_models import by_name, compare_files
+    from ...benchmarks.gating.baseline import model_of, paired_names
+    from ...benchmarks.gating.gate_models import gate_runs, gate_together
+    from ...pipeline.one_runtime import in_one_runtime
+
+    def measure(given: Any) -> Result:
+        with tempfile.TemporaryDirectory() as folder:
+            compared, notes = in_one_runtime(given, Path(folder), context)
+            return compare_files(compared, context.data, options, metric, context.console, notes)
+
+    baseline, given, stage = places
+    named = by_name(models)
+    names = paired_names([one.stage for one in before.stages], list(named), stage)
+    if given is not None and len(names) != 1:
+        raise UserError("--baseline-model is the file of one model", "gate one model in each command")
+    files = {name: model_of(before.stage(old), baseline, given) for name, old in names.items()}
+    pairs = {name: (file, named[name]) for name, file in files.items() if file is not None}
+    if len(pairs) == len(names):
+        return gate_together(pairs, measure, bounds, before)
+    lost = ", ".join(f"{before.stage(names[name]).file}" for name in names if name not in pairs)
+    context.console.warn(f"the baseline's file {lost} was not found below {baseline.parent}, so two runs are compared")
+    return gate_runs(before, measure(named), names, bounds)
+
+
+def _read(current: list[Path], before: Result, bounds: Bounds, stage: str | None, data: str) -> Gated:
+    from ...benchmarks.gating.baseline import paired_names
+    from ...benchmarks.gating.gate_models import gate_runs
+    from ...pipeline.runs.run_folders import result_of
+
+    if len(current) != 1:
+        raise UserError("one result can be gated at a time", "give one result, or model files with --data")
+    if data:
+        raise UserError(f"{current[0]} is a result, so nothing is measured with --data", "leave out --data")
+    after = result_of(current[0])
+    names = paired_names([one.stage for one in before.stages], [one.stage for one in after.stages], stage)
+    return gate_runs(before, after, names, bounds)
+
+
+def _tell(found: Gated, markdown: Path | None, cannot_tell: str, screen: Console) -> None:
+    """Print the table, write the page, and fail unless the gate passed.
+
+    Raises:
+        GateError: the gate was missed, or could not be decided.
+    """
+    from ...benchmarks.build_result import this_command
+    from ...benchmarks.gating import gate_page
+
+    screen.table("gate", list(gate_page.COLUMNS), gate_page.rows(found))
+    for note in found.notes:
+        screen.say(note)
+    if markdown is not None:
+        write_atomically(markdown, gate_page.markdown(found, this_command()).encode())
+        screen.say(f"wrote {markdown}")
+    sentence = gate_page.verdict_line(found)
+    if found.outcome == "passed" or (found.outcome == "cannot tell" and cannot_tell == "pass"):
+        screen.result(found.to_dict(), sentence)
+        return
+    raise GateError(sentence.rstrip("."), _remedy(found), gate=found.to_dict())
+
+
+def _remedy(found: Gated) -> str:
+    if found.outcome == "failed":
+        return "find the change that did it, or store a new baseline if it is wanted"
+    if found.outcome == "invalid":
+        return "measure again on a machine that is less busy, or with a larger --budget-s"
+    if not found.together:
+        return (
+            "gate the model file with --data and keep the baseline's model file beside it, so that both are measured "
+            "together; or let undecided gates pass with --cannot-tell pass"
+        )
+    return "measure longer with --budget-s, use more test samples, or let undecided gates pass with --cannot-tell pass"
