@@ -25,6 +25,7 @@ from ...core.system.owned_folders import sha256_file
 from ...core.tensors import BATCH, Array, TensorSpec
 from ..footprint import precision_in_file
 from ..timing.statistics import rounds_needed
+from .device_wheels import fetch_wheels, wheel_target
 from .runner import SCHEMA
 
 DESCRIPTION = "edge.json"
@@ -83,6 +84,7 @@ def write_device_bundle(
         data = _samples(folder, opened[0], splits, options.rows)
         _fixed_batches(candidates, options)
         shutil.copytree(RUNNER, folder / PROGRAM, ignore=shutil.ignore_patterns("__pycache__"))
+        wheels = _wheels(folder, options, console)
         (folder / README).write_text(_README.format(program=PROGRAM, name=place.directory.name), encoding="utf-8")
         described = {
             "schema": SCHEMA,
@@ -91,6 +93,7 @@ def write_device_bundle(
             "data": {**data, "fingerprint": splits.fingerprint()},
             "policy": _policy(options),
             "needs_bytes": _needed_bytes(folder, candidates),
+            "wheels": wheels,
             "files": _checksums(folder),
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
@@ -99,6 +102,14 @@ def write_device_bundle(
     made = load_artifact(place.directory)
     console.stage("edge", f"{counted(len(opened), 'model')} and {counted(int(data['rows']), 'sample')} in {made.path}")
     return made
+
+
+def _wheels(folder: Path, options: EdgeOptions, console: Console) -> dict[str, Any] | None:
+    """The entry of the wheels that go along; None if none do."""
+    if not options.wheels:
+        return None
+    target = wheel_target(options.wheels, options.wheels_python, options.wheels_glibc)
+    return fetch_wheels(target, folder, console)
 
 
 def _opened(name: str, model: Artifact) -> Measured:
@@ -189,7 +200,7 @@ def _fixed_batches(candidates: Sequence[Mapping[str, Any]], options: EdgeOptions
 
 
 def _policy(options: EdgeOptions) -> dict[str, Any]:
-    asked = options.model_dump(mode="json")
+    asked = options.model_dump(mode="json", exclude={"wheels", "wheels_python", "wheels_glibc"})
     asked["batches"] = asked.pop("batch_sizes")
     needed = rounds_needed(options.confidence)
     return {**asked, "needed": needed, "cold_file_starts": min(options.cold_file_starts, options.starts)}

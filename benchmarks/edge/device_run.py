@@ -18,21 +18,23 @@ from ...core.counts import counted
 from ...core.errors import MachineError, UserError
 from ...core.system.owned_folders import sha256_file
 from .device_bundle import DATA, DESCRIPTION, MODELS, PROGRAM, README
+from .device_wheels import NO_WHEELS, WHEELS, misfits
 from .pulled_results import RESULT
+from .runner.unpacked_wheels import SITE
 from .ssh import Device, LinkLost
 
 POLL_S, LOST_S = 2.0, 600.0
 """Seconds between two looks at a run, and how long a lost device is waited for."""
 END_S = 30.0
 """Seconds in which a run that is told to end writes what it has found."""
+HOME = "retort-edge"
+"""Folder of all bundles in the home of a user on a device."""
 MARKER = ".retort-edge"
 """File in a folder on a device that says that the folder is ours."""
 SPARE_BYTES = 256 << 20
 """Free space that the results may need beside the bundle."""
-OURS = (DESCRIPTION, README, DATA, MODELS, PROGRAM, "out", MARKER)
+OURS = (DESCRIPTION, README, DATA, MODELS, PROGRAM, WHEELS, SITE, "out", MARKER)
 """All that is written into the folder on a device."""
-NO_WHEELS = ("armv7l", "armv6l", "i686", "i386")
-"""Machines for which ONNX Runtime publishes no wheels."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,15 @@ class Readiness:
     faults: tuple[str, ...] = ()
 
 
-def look(device: Device, bundle_bytes: int = 0, needed_bytes: int = 0) -> Readiness:
+def look(
+    device: Device, bundle_bytes: int = 0, needed_bytes: int = 0, wheels: Mapping[str, Any] | None = None
+) -> Readiness:
     """Ask a device whether it can measure; nothing is written but its folder.
 
     Args:
         bundle_bytes: size of what is to be sent.
         needed_bytes: memory that the models need.
+        wheels: the entry of the bundle's wheels; None without.
 
     Raises:
         LinkLost: it cannot be reached.
@@ -66,7 +71,10 @@ def look(device: Device, bundle_bytes: int = 0, needed_bytes: int = 0) -> Readin
     except MachineError as error:
         remedy = "install Python 3.9 or newer there, or name it with --python"
         raise MachineError(f"{device.host} has no working {device.python}: {error.message}", remedy) from error
-    return Readiness(answers, tuple(_faults(device, answers, bundle_bytes, needed_bytes)))
+    size = bundle_bytes + (int(wheels["bytes"]) if wheels else 0)
+    faults = [] if wheels else _missing(answers)
+    faults += misfits(wheels, answers) if wheels else []
+    return Readiness(answers, (*_old(answers), *faults, *_short(answers, size, needed_bytes)))
 
 
 def look_alone(device: Device) -> Readiness:
@@ -80,21 +88,31 @@ def look_alone(device: Device) -> Readiness:
         return look(device)
     finally:
         if device.made:
-            device.run(f"rmdir {device.here} 2>/dev/null || true")
+            leave(device)
 
 
-def _faults(device: Device, answers: Mapping[str, Any], bundle_bytes: int, needed_bytes: int) -> list[str]:
-    told = []
-    if not answers["new"]:
-        told.append(f"Python {answers['python']} is too old: install 3.9 or newer, and name it with --python")
+def _old(answers: Mapping[str, Any]) -> list[str]:
+    if answers["new"]:
+        return []
+    return [f"Python {answers['python']} is too old: install 3.9 or newer, and name it with --python"]
+
+
+def _missing(answers: Mapping[str, Any]) -> list[str]:
+    """The packages that the device does not have, with the way to get them."""
     missing = [name for name in ("numpy", "onnxruntime") if not answers[name]]
     if missing and (answers["machine"] in NO_WHEELS or answers["bits"] == "32bit"):
-        told.append(
+        return [
             f"{' and '.join(missing)} cannot be installed: ONNX Runtime has no wheels for {answers['machine']}; "
             "a 64-bit system on the same board has them"
-        )
-    elif missing:
-        told.append(f"{' and '.join(missing)} is missing: {answers['executable']} -m pip install {' '.join(missing)}")
+        ]
+    install = f"{answers['executable']} -m pip install {' '.join(missing)}, or add --wheels auto, which sends them"
+    verb = "is" if len(missing) == 1 else "are"
+    return [f"{' and '.join(missing)} {verb} missing: {install}"] if missing else []
+
+
+def _short(answers: Mapping[str, Any], bundle_bytes: int, needed_bytes: int) -> list[str]:
+    """Disk and memory that are too small."""
+    told = []
     if answers["free"] < bundle_bytes + SPARE_BYTES:
         free, wanted = answers["free"] >> 20, (bundle_bytes + SPARE_BYTES) >> 20
         told.append(f"{free} MB of the disk are free, and the bundle and its results need {wanted} MB")
@@ -265,3 +283,11 @@ def clean(device: Device) -> None:
     if status(device)["state"] == "running":
         raise MachineError(f"{device.host} measures in {device.folder} now", "end it with `retort edge stop`")
     device.run(f"cd {here} && rm -rf {' '.join(OURS)} && cd .. && (rmdir {here} 2>/dev/null || true)")
+    leave(device)
+
+
+def leave(device: Device) -> None:
+    """Delete the folder on the device, and the one of all bundles, if nothing is in them."""
+    parent, _, _ = device.folder.rpartition("/")
+    above = f" && rmdir {shlex.quote(parent)} 2>/dev/null" if parent.endswith(f"/{HOME}") else ""
+    device.run(f"(rmdir {device.here} 2>/dev/null; true{above}) || true")

@@ -10,6 +10,7 @@ import typer
 
 from ...core.artifact import Artifact, load_artifact, raise_if_not
 from ...core.console import Console
+from ...core.options.edge_options import EdgeOptions
 from ...core.options.stage_options import MetricName
 from ...core.system.owned_folders import RUNS
 from ..app import app
@@ -71,6 +72,25 @@ def device_of_bundle(
     return device_of(host, folder or default, ssh_option, python).absolute()
 
 
+def with_wheels(options: EdgeOptions, device: Device) -> EdgeOptions:
+    """The options with the wheels for a device in place of ``auto``; without any if it has the packages.
+
+    Raises:
+        UserError: there are none for it.
+        LinkLost: it cannot be reached.
+    """
+    from ...benchmarks.edge import device_run
+    from ...benchmarks.edge.device_wheels import AUTO, target_of
+
+    if options.wheels != AUTO:
+        return options
+    target = target_of(device_run.look_alone(device).answers)
+    if target is None:
+        return options.model_copy(update={"wheels": ""})
+    named = {"wheels": target.machine, "wheels_python": target.python, "wheels_glibc": target.glibc}
+    return options.model_copy(update=named)
+
+
 def prepared(device: Device, made: Artifact, screen: Console) -> int:
     """Look whether the device can measure a bundle, and send it; the number of files that were sent.
 
@@ -81,7 +101,11 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
     from ...benchmarks.edge import device_run
     from ...benchmarks.edge.device_bundle import DESCRIPTION
 
-    needed = int(json.loads((made.path / DESCRIPTION).read_bytes())["needs_bytes"])
+    described = json.loads((made.path / DESCRIPTION).read_bytes())
+    needed, wheels = int(described["needs_bytes"]), described.get("wheels")
     size = sum(entry.size_bytes for entry in made.manifest.files.values())
-    device_run.require_ready(device, device_run.look(device, size, needed))
+    found = device_run.look(device, size, needed, wheels)
+    if found.faults and device.made:
+        device_run.leave(device)
+    device_run.require_ready(device, found)
     return device_run.push(device, made.path, screen)

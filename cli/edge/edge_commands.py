@@ -30,6 +30,7 @@ from .edge_arguments import (
     edge,
     loaded,
     prepared,
+    with_wheels,
 )
 
 if TYPE_CHECKING:
@@ -84,9 +85,11 @@ def run(
     from ...benchmarks.edge import device_run
 
     screen = console(json)
-    made = _given_bundle(models, data, build_options(EdgeOptions, flags, set_)) or _bundled(
-        models, data, data_arg, build_options(EdgeOptions, flags, set_), None, False, screen
-    )
+    options = build_options(EdgeOptions, flags, set_)
+    made = _given_bundle(models, data, options)
+    if made is None:
+        options = with_wheels(options, device_of_bundle(host, folder, ssh_option, python, None))
+        made = _bundled(models, data, data_arg, options, None, False, screen)
     device = device_of_bundle(host, folder, ssh_option, python, made)
     home = _home(made, host, ssh_option, results)
     prepared(device, made, screen)

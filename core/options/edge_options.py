@@ -50,5 +50,16 @@ class EdgeOptions(Options):
     celsius: float | None = Field(
         default=None, gt=0, description="Temperature at which the run ends. The default is the device's own protection."
     )
+    wheels: str = Field(
+        default="",
+        description="Processor for which the wheels of numpy and ONNX Runtime go along, aarch64 or x86_64, for a "
+        "device that has neither them nor a network. auto asks the device, and sends them only if they are missing.",
+    )
+    wheels_python: str = Field(
+        default="3.11", description="Version of Python on the device, which the wheels have to fit."
+    )
+    wheels_glibc: int = Field(
+        default=28, ge=17, description="Newest version of glibc, as 28 for 2.28, that the wheels may need."
+    )
     confidence: Confidence = Field(default=0.95, description="Confidence level of every interval.")
     seed: Seed = Field(default=0, description="Random seed of the order of blocks and of the bootstrap.")

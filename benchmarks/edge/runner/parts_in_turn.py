@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from . import SCHEMA
 from .device import described, memory_bytes
 from .sensors import Recorder, Sensors
+from .unpacked_wheels import add, site_of
 
 POLL_S = 0.1
 NEEDED = (3, 9)
@@ -93,6 +94,11 @@ def checked(folder: Path) -> dict[str, Any]:
         found = sha256(path)
         if found != wanted:
             raise Refused(f"{name} has SHA-256 {found[:16]}…, the manifest says {wanted[:16]}…; push the bundle again")
+    if manifest.get("wheels"):
+        try:
+            add(site_of(folder, manifest["wheels"]))
+        except (OSError, ValueError) as error:
+            raise Refused(str(error)) from error
     for name in ("numpy", "onnxruntime"):
         try:
             __import__(name)

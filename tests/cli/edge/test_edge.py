@@ -59,7 +59,7 @@ def test_one_command_measures_behind_ssh(
     assert (found["state"], len(found["results"])) == ("finished", 1)
     narrow = found["results"][0]["stages"][1]
     assert narrow["latency"]["1"]["ratio"]["value"] > 1
-    assert not list((tmp_path / "home/retort-edge").iterdir())
+    assert not (tmp_path / "home/retort-edge").exists()
     assert call("table", "--json") == 0
     rows = said(capsys)["rows"]
     assert [(row["model"], row["precision"], row["verdict"]) for row in rows] == [
