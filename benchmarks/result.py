@@ -96,6 +96,21 @@ class MemoryEntry(Entry):
     batch: int = Field(ge=1)
 
 
+class EnergyEntry(Entry):
+    """Energy of one sample on a device, in millijoules."""
+
+    net_mj: float = Field(description="without what the device uses anyway; median over the turns")
+    low_mj: float = Field(description="smallest net value of the turns")
+    high_mj: float = Field(description="largest net value of the turns")
+    gross_mj: float
+    watts: float
+    idle_watts: float
+    source: str = Field(description="what counted")
+    turns: int = Field(ge=1)
+    per_second: float = Field(ge=0, description="readings per second; 0 for a counter")
+    remark: str = ""
+
+
 class StageEntry(Entry):
     """The measurements of one stage's artifact."""
 
@@ -115,6 +130,7 @@ class StageEntry(Entry):
     classes: tuple[ClassEntry, ...] = Field(default=(), description="accuracy by class, if the classes have names")
     latency: dict[int, LatencyEntry] = Field(default_factory=dict, description="by batch size")
     memory: MemoryEntry | None = None
+    energy: EnergyEntry | None = None
     runtime: str = Field(default="", description="what ran the file, such as ONNX Runtime on the CPU; empty if not run")
     seconds: float | None = Field(default=None, ge=0, description="duration of the stage")
     history: tuple[dict[str, float], ...] = Field(default=(), description="one entry per epoch")

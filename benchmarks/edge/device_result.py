@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -17,20 +18,24 @@ from ..build_result import new_result, stage_entry
 from ..compare_models import metric_of
 from ..footprint import Memory
 from ..machine import cpu_features
-from ..result import Result
+from ..result import EnergyEntry, Result
 from ..timing.latency import LatencyComparison
 from .device_times import comparison_of
+from .energy import Energy
 from .pulled_results import Part, Pulled
 
 RUNTIME = "ONNX Runtime on the CPU"
 
 
-def results_of(pulled: Pulled, metric: MetricName | None = None, where: str = "") -> list[Result]:
+def results_of(
+    pulled: Pulled, metric: MetricName | None = None, where: str = "", energy: Sequence[Energy] = ()
+) -> list[Result]:
     """One result for each kind of cores and number of threads that were timed; one without times if none was.
 
     Args:
         metric: by default it is chosen from the type of the targets.
         where: the device as the user calls it.
+        energy: the energy of an inference of each candidate, where it was measured.
 
     Raises:
         ArtifactError: the raw numbers of a part are incomplete, or no part has any.
@@ -47,10 +52,15 @@ def results_of(pulled: Pulled, metric: MetricName | None = None, where: str = ""
         told = "; ".join(f"{part.name}: {part.error}" for part in pulled.parts.values() if part.error)
         raise ArtifactError(f"nothing was measured: {told or pulled.why or 'no part was finished'}", "run it again")
     device = device_name(pulled.device, where)
-    return [
-        _result(pulled, device, key, latency, accuracy)
-        for key, latency in (groups or {("all", 0): {}}).items()
-    ]  # fmt: skip
+    timed = (groups or {("all", 0): {}}).items()
+    made = [_result(pulled, device, key, latency, accuracy) for key, latency in timed]
+    entries = {one.name: EnergyEntry(**{key: asdict(one)[key] for key in EnergyEntry.model_fields}) for one in energy}
+    return [_with_energy(one, entries) for one in made]
+
+
+def _with_energy(result: Result, entries: Mapping[str, EnergyEntry]) -> Result:
+    stages = tuple(stage.model_copy(update={"energy": entries.get(stage.stage)}) for stage in result.stages)
+    return result.model_copy(update={"stages": stages})
 
 
 def device_name(device: Mapping[str, Any], where: str = "") -> str:

@@ -10,18 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import RetortError
-from ...core.session import SessionOptions, open_session
-from ...core.tensors import Array
 from . import throttling
-from .device_result import outputs_of
+from .energy import total_domains, total_rails
+from .outputs_here import sentence
 from .pulled_results import Part, Pulled
 
 STEADY = 1.1
 """A call is steady when it takes no longer than this many times the median of the last calls."""
 _LAST = 10
-EQUAL = 1e-3
-"""Share of the range of outputs within which those of two machines are equal; other kernels add in another order."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +39,6 @@ class ColdStart:
     steady_s: float
     cold_file_load_s: float | None
     starts: int
-
-
-@dataclass(frozen=True)
-class BesideHere:
-    """The outputs of a device beside those that the same file gives on this machine.
-
-    Attributes:
-        samples: number of compared samples.
-        largest: largest difference, as a share of the range of the outputs here.
-        decisions: number of samples whose class differs; None if the outputs are no scores.
-        first: number of the first sample with a difference of more than :data:`EQUAL` or another class; None without.
-    """
-
-    samples: int
-    largest: float
-    decisions: int | None
-    first: int | None
 
 
 def cold_start(pulled: Pulled, name: str) -> ColdStart | None:
@@ -89,46 +68,6 @@ def _steady_s(start: Mapping[str, Any]) -> float:
     return before + sum(calls)
 
 
-def beside_here(pulled: Pulled, name: str) -> BesideHere | None:
-    """The outputs of a candidate beside those of this machine; None if the device computed none.
-
-    Raises:
-        RetortError: this machine cannot run the file.
-    """
-    part = next((one for one in pulled.of_kind("accuracy") if one.said["candidate"] == name and one.arrays), None)
-    if part is None:
-        return None
-    (candidate,) = (one for one in pulled.described["candidates"] if one["name"] == name)
-    output, theirs = next(iter(outputs_of(part).items()))
-    ours = _outputs_here(pulled, candidate, len(theirs))[output]
-    scale = float(np.ptp(ours)) or 1.0
-    apart = np.abs(theirs.astype(np.float64) - ours).reshape(len(ours), -1).max(axis=1) / scale
-    other = theirs.argmax(-1) != ours.argmax(-1) if ours.ndim == 2 and ours.shape[1] > 1 else None
-    wrong = apart > EQUAL if other is None else (apart > EQUAL) | other
-    first = int(np.argmax(wrong)) if wrong.any() else None
-    return BesideHere(len(ours), float(apart.max()), None if other is None else int(other.sum()), first)
-
-
-def _outputs_here(pulled: Pulled, candidate: Mapping[str, Any], rows: int) -> dict[str, Array]:
-    """The outputs of the first rows on this machine, one row per sample."""
-    session = open_session(pulled.bundle / str(candidate["file"]), SessionOptions(threads=0))
-    data, axes, size = pulled.described["data"], candidate["batch_axis"], int(candidate["fixed_batch"]) or 16
-    inputs = {name: np.load(pulled.bundle / file, mmap_mode="r") for name, file in data["inputs"].items()}
-    made: dict[str, list[Array]] = {}
-    try:
-        for start in range(0, rows, size):
-            chosen = np.arange(start, start + size) % int(data["rows"])
-            feeds = {
-                name: np.take(a, chosen, axes[name]) if name in axes else np.array(a) for name, a in inputs.items()
-            }
-            for name, values in session.run(feeds).items():
-                if (axis := candidate["output_axis"].get(name)) is not None:
-                    made.setdefault(name, []).append(np.moveaxis(values, axis, 0))
-    finally:
-        session.close()
-    return {name: np.concatenate(parts)[:rows] for name, parts in made.items()}
-
-
 def rows_of_models(pulled: Pulled) -> list[tuple[str, ...]]:
     """A line of a table for each candidate: its start, its memory, and its outputs beside this machine's."""
     rows = []
@@ -140,7 +79,7 @@ def rows_of_models(pulled: Pulled) -> list[tuple[str, ...]]:
             cold = "" if start.cold_file_load_s is None else f" ({1000 * start.cold_file_load_s:.0f})"
             cells = [f"{1000 * start.import_s:.0f}", f"{1000 * start.load_s:.0f}{cold}", f"{1000 * start.first_s:.1f}"]
             cells += [f"{1000 * start.steady_s:.0f}", _memory(pulled, name)]
-        rows.append((name, *cells, _beside(pulled, name)))
+        rows.append((name, *cells, sentence(pulled, name)))
     return rows
 
 
@@ -162,19 +101,6 @@ def _memory(pulled: Pulled, name: str) -> str:
         if part.said["candidate"] == name and part.said.get("peak_bytes")
     ]
     return f"{median(peaks) / 1e6:.0f}" if peaks else "–"
-
-
-def _beside(pulled: Pulled, name: str) -> str:
-    try:
-        found = beside_here(pulled, name)
-    except RetortError as error:
-        return f"not compared: {error.message}"
-    if found is None:
-        return "–"
-    if found.first is None:
-        return f"as here, within {found.largest:.0e}" if found.largest else "as here, bit for bit"
-    classes = "" if found.decisions is None else f", {found.decisions} of {found.samples} other classes"
-    return f"differ by up to {found.largest:.1%}{classes}, first in sample {found.first}"
 
 
 def lines_of_device(pulled: Pulled) -> list[str]:
@@ -206,15 +132,18 @@ def _energy(pulled: Pulled, timed: Sequence[Part]) -> str:
 def _watts(readings: Sequence[Mapping[str, Any]], wraps: Mapping[str, int]) -> float | None:
     """Mean power between the first and the last reading.
 
-    Counters may wrap between two readings. Of rails, the largest one counts, which contains the others.
+    Counters may wrap between two readings; those that contain others count, as do rails that feed others.
     """
     counted = [one for one in readings if one.get("microjoules")]
     if len(counted) > 1 and counted[-1]["t"] > counted[0]["t"]:
         used = 0.0
+        names = total_domains(counted[0]["microjoules"])
         for before, after in pairwise(counted):
-            for name, value in after["microjoules"].items():
+            for name in names:
+                value = after["microjoules"].get(name, 0)
                 step = value - before["microjoules"].get(name, value)
                 used += step if step >= 0 else step + wraps.get(name, 0)
         return used / 1e6 / float(counted[-1]["t"] - counted[0]["t"])
-    rails = [max(one["watts"].values()) for one in readings if one.get("watts")]
+    powered = [one["watts"] for one in readings if one.get("watts")]
+    rails = [sum(one.get(name, 0.0) for name in total_rails(powered[0])) for one in powered]
     return float(np.mean(rails)) if rails else None

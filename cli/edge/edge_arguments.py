@@ -42,6 +42,14 @@ SshOptions = Annotated[
 ]
 Python = Annotated[str, typer.Option(help="Python on the device, 3.9 or newer, with numpy and onnxruntime.")]
 Results = Annotated[Path | None, typer.Option(help="Folder for the results. By default it is below runs.")]
+MeterFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--meter",
+        help="CSV file of a power meter that recorded the run, from which the energy of an inference is computed. Its "
+        "clock is found by the rhythm of the run.",
+    ),
+]
 Metric = Annotated[
     MetricName | None, typer.Option(help="Metric on the samples. By default it is chosen from the type of the targets.")
 ]

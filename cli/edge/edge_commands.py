@@ -21,6 +21,7 @@ from .edge_arguments import (
     Bundle,
     Folder,
     Host,
+    MeterFile,
     Metric,
     Models,
     Python,
@@ -67,6 +68,7 @@ def run(
     data_arg: DataArgs = [],  # noqa: B006
     results: Results = None,
     metric: Metric = None,
+    meter: MeterFile = None,
     folder: Folder = None,
     ssh_option: SshOptions = [],  # noqa: B006
     python: Python = "python3",
@@ -88,6 +90,7 @@ def run(
     options = build_options(EdgeOptions, flags, set_)
     made = _given_bundle(models, data, options)
     if made is None:
+        options = options.model_copy(update={"energy": "on"}) if meter and options.energy == "auto" else options
         options = with_wheels(options, device_of_bundle(host, folder, ssh_option, python, None))
         made = _bundled(models, data, data_arg, options, None, False, screen)
     device = device_of_bundle(host, folder, ssh_option, python, made)
@@ -103,7 +106,7 @@ def run(
     if ended["state"] == "refused":
         raise MachineError(f"{host} cannot measure: {ended['why']}", "correct it, and run the command again")
     out = device_run.pull(device, home, screen)
-    shown = _shown(made, out, host, metric, screen)
+    shown = _shown(made, out, host, metric, screen, meter)
     if not keep and ended["state"] == "finished":
         device_run.clean(device)
     elif not keep:
@@ -123,6 +126,7 @@ def pull(
     ] = None,
     results: Results = None,
     metric: Metric = None,
+    meter: MeterFile = None,
     folder: Folder = None,
     ssh_option: SshOptions = [],  # noqa: B006
     python: Python = "python3",
@@ -141,7 +145,7 @@ def pull(
     if by_hand is None:
         device = device_of_bundle(host, folder, ssh_option, python, made)
         by_hand = device_run.pull(device, _home(made, host, ssh_option, results), screen)
-    screen.result(_shown(made, by_hand, host, metric, screen))
+    screen.result(_shown(made, by_hand, host, metric, screen, meter))
 
 
 def _given_bundle(models: list[Path], data: str, options: EdgeOptions) -> Artifact | None:
@@ -206,10 +210,15 @@ def _home(made: Artifact, host: str, ssh_option: list[str], results: Path | None
     return home
 
 
-def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, screen: Console) -> dict[str, Any]:
+def _shown(
+    made: Artifact, out: Path, host: str, metric: MetricName | None, screen: Console, meter: Path | None
+) -> dict[str, Any]:
     """Read results, print their tables, and write them beside the raw numbers; the same for ``--json``."""
     from ...benchmarks.edge.device_result import device_name, results_of
     from ...benchmarks.edge.device_summary import COLUMNS, lines_of_device, rows_of_models
+    from ...benchmarks.edge.energy import COLUMNS as ENERGY
+    from ...benchmarks.edge.energy import energies, rows_of_energy
+    from ...benchmarks.edge.meter import read_meter
     from ...benchmarks.edge.pulled_results import read_results
     from ...benchmarks.edge.store import Store, rows_of
     from ...benchmarks.edge.sustained import lines_of, sustained
@@ -218,8 +227,13 @@ def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, scre
     from ...core.system.owned_folders import sha256_file
 
     pulled: Pulled = read_results(made.path, out)
+    refused: RetortError | None = None
+    try:
+        found = energies(pulled, read_meter(meter, pulled) if meter else None)
+    except RetortError as error:  # the other results are told all the same
+        found, refused = [], error
     written = []
-    for one in results_of(pulled, metric, host):
+    for one in results_of(pulled, metric, host, found):
         print_table(one, screen)
         run = one.runs[0] if one.runs else None
         path = out / (f"result-t{run.threads}-{one.id[:8]}.json" if run else "result-without-times.json")
@@ -235,9 +249,13 @@ def _shown(made: Artifact, out: Path, host: str, metric: MetricName | None, scre
     rows, lines = rows_of_models(pulled), [*lines_of(sustained(pulled)), *lines_of_device(pulled)]
     if pulled.of_kind("cold") or pulled.of_kind("accuracy"):
         screen.table(f"starts on {device_name(pulled.device, host)}", list(COLUMNS), rows, words=True)
+    if found:
+        screen.table(f"energy on {device_name(pulled.device, host)}", list(ENERGY), rows_of_energy(found), words=True)
     for line in lines:
         screen.say(line)
     files = [str(path) for path, _ in written]
     screen.say("\n".join(f"wrote {file}" for file in files))
+    if refused is not None:
+        raise refused
     values = [one.model_dump(mode="json", by_alias=True) for _, one in written]
     return {"device": host, "state": pulled.state, "files": files, "results": values}

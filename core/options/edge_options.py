@@ -46,6 +46,12 @@ class EdgeOptions(Options):
     sustain_minutes: float = Field(
         default=0.0, ge=0, description="Minutes of a timing without a break, in which a device may become hot."
     )
+    energy: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Measure the energy of an inference: each model alone for some seconds, three times, and nothing "
+        "between. auto does it where the device counts energy or measures power; on also for a meter of your own.",
+    )
+    energy_seconds: Positive = Field(default=5.0, description="Duration of each measurement of energy.")
     minutes: Positive = Field(default=120.0, description="Longest duration of the whole run on the device.")
     celsius: float | None = Field(
         default=None, gt=0, description="Temperature at which the run ends. The default is the device's own protection."

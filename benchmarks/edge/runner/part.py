@@ -13,6 +13,7 @@ import random
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,8 @@ def main(arguments: list[str]) -> int:
     code = 0
     arrays: dict[str, Any] = {}
     try:
-        found, arrays = {"latency": _latency, "accuracy": _accuracy, "cold": _cold}[part["kind"]](
-            folder, manifest, part
-        )
+        kinds = {"latency": _latency, "accuracy": _accuracy, "cold": _cold, "energy": _energy, "idle": _idle}
+        found, arrays = kinds[part["kind"]](folder, manifest, part)
     except MemoryError:
         code, found = 1, {"error": "the device has too little memory for this part"}
     except Exception as error:  # whatever the runtime raises belongs into the result
@@ -120,6 +120,50 @@ def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
     steps = {"start_s": before - STARTED, "import_s": imported - before, "load_s": loaded - imported}
     memory = {"peak_bytes": _memory("VmHWM"), "baseline_bytes": baseline}
     return {**steps, "first_s": calls[0], "calls_s": calls, **memory}, {}
+
+
+def _energy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One candidate again and again for some seconds, on real samples; what the counters say at both ends."""
+    from .models import Model, Samples
+
+    (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
+    model, samples = Model(folder, candidate, part["threads"]), Samples(folder, manifest)
+    size = int(candidate["fixed_batch"] or part["batch"])
+    feeds = [samples.feeds(model.axes, range(start, start + size)) for start in range(0, 8 * size, size)]
+    for one in feeds:  # the first calls prepare memory
+        model.run(one)
+    calls = 0
+
+    def work(until: float) -> int:
+        nonlocal calls
+        while time.monotonic() < until:
+            model.run(feeds[calls % len(feeds)])
+            calls += 1
+        return calls
+
+    return {"rows": size, **_spanned(float(part["seconds"]), work)}, {}
+
+
+def _idle(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Nothing for some seconds."""
+
+    def work(until: float) -> int:
+        time.sleep(max(0.0, until - time.monotonic()))
+        return 0
+
+    return _spanned(float(part["seconds"]), work), {}
+
+
+def _spanned(seconds: float, work: Callable[[float], int]) -> dict[str, Any]:
+    """Work until a time, with both ends by both clocks, and the energy counters there."""
+    from .sensors import Sensors
+
+    sensors = Sensors()
+    began = time.monotonic()
+    begun = {"t": began, "unix_s": time.time(), "microjoules": sensors.microjoules()}
+    calls = work(began + seconds)
+    ended = {"t": time.monotonic(), "unix_s": time.time(), "microjoules": sensors.microjoules()}
+    return {"calls": calls, "begun": begun, "ended": ended}
 
 
 def _forget(path: Path) -> None:

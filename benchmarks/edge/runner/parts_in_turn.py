@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from . import SCHEMA
 from .device import described, memory_bytes
+from .planned_parts import planned_parts
 from .sensors import Recorder, Sensors
 from .unpacked_wheels import add, site_of
 
@@ -188,41 +189,8 @@ class Run:
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """Every part by name, as the policy and the processors of this device ask for them."""
-        names = [one["name"] for one in self.manifest["candidates"]]
         clusters = described(folder=self.folder)["cpu"]["clusters"]
-        common = {"seed": int(self.policy["seed"]), "manifest": self.key}
-        found: dict[str, dict[str, Any]] = {}
-        for start in range(int(self.policy["starts"])):
-            for number, name in enumerate(names):
-                dropped = start >= int(self.policy["starts"]) - int(self.policy["cold_file_starts"])
-                found[f"cold-{start}-{_safe(number, name)}"] = {
-                    **common, "kind": "cold", "candidate": name, "threads": 1, "cpus": [], "drop_cache": dropped,
-                    "calls": 50, "seconds": 2.0,
-                }  # fmt: skip
-        timing = {key: self.policy[key] for key in ("block_ms", "seconds", "precision", "needed")}
-        timing = {**common, **timing, "kind": "latency", "candidates": names, "reference": self.manifest["reference"]}
-        timing["every_slot"] = True
-        for kind, cpus in clusters.items():
-            if kind not in self.policy["cores"]:
-                continue
-            for threads in sorted({min(int(wanted) or len(cpus), len(cpus)) for wanted in self.policy["threads"]}):
-                for batch in self.policy["batches"]:
-                    found[f"latency-{kind}-t{threads}-b{batch}"] = {
-                        **timing, "cores": kind, "cpus": cpus, "threads": threads, "batch": batch,
-                    }  # fmt: skip
-        if self.policy["accuracy"]:
-            for number, name in enumerate(names):
-                found[f"accuracy-{_safe(number, name)}"] = {
-                    **common, "kind": "accuracy", "candidate": name, "threads": len(clusters["all"]), "cpus": [],
-                    "batch": 16,
-                }  # fmt: skip
-        if self.policy["sustain_minutes"]:
-            long = {"seconds": 60 * float(self.policy["sustain_minutes"]), "precision": 0, "every_slot": False}
-            found["sustain"] = {
-                **timing, **long, "cores": "all", "cpus": clusters["all"], "threads": len(clusters["all"]),
-                "batch": self.policy["batches"][0],
-            }  # fmt: skip
-        return found
+        return planned_parts(self.manifest, clusters, self.key, self.sensors.measures_power())
 
     def _do(self, name: str, part: dict[str, Any]) -> int:
         """Do one part in a process of its own; 1 if it failed.
@@ -234,6 +202,7 @@ class Run:
         for stale in (out, out.with_suffix(".npz")):  # of another bundle, or of a try that failed
             stale.unlink(missing_ok=True)
         _write(described_in, part)
+        self.sensors.asks_power = part["kind"] in ("energy", "idle")
         package = __package__ or "retort_edge"
         command = [
             sys.executable,
@@ -324,12 +293,6 @@ def _death(code: int | None) -> str:
     if code is not None and code < 0:
         return f"it was ended by {signal.Signals(-code).name}"
     return f"it ended with exit code {code}; see parts.log"
-
-
-def _safe(number: int, name: str) -> str:
-    """A name as part of a file name; the number makes it another one than that of every other model."""
-    letters = (letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in name[:40])
-    return f"{number}-{''.join(letters)}"
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

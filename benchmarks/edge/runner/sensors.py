@@ -2,12 +2,13 @@
 
 Each value is read where the kernel or the board's firmware gives it, and is absent where it does not. Sources: the
 kernel's documentation of thermal zones, cpufreq, powercap, hwmon and PSI; the Raspberry Pi documentation of
-``vcgencmd get_throttled``; NVIDIA's documentation of the INA3221 rails of a Jetson.
+``vcgencmd get_throttled`` and ``pmic_read_adc``; NVIDIA's documentation of the INA3221 rails of a Jetson.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
@@ -27,6 +28,8 @@ SYSROOT = "RETORT_EDGE_SYSROOT"
 EVERY_S = 0.5
 _FIRMWARE_S = 2.0
 """The firmware of a Raspberry Pi answers through a program, which costs a few milliseconds."""
+_ADC = re.compile(r"(\w+)_([AV])\b[^=\n]*=\s*([0-9.]+)")
+"""A current or a voltage of a rail in the answer of ``vcgencmd pmic_read_adc``, of either form that firmware has."""
 
 
 class Sensors:
@@ -34,6 +37,9 @@ class Sensors:
 
     Args:
         root: folder that contains ``proc`` and ``sys``.
+
+    Attributes:
+        asks_power: whether the power chip of a Raspberry Pi 5 is asked, too, through a program.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -46,6 +52,11 @@ class Sensors:
         self._events = sorted(self.root.glob("sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt"))
         self._firmware_at = 0.0
         self._firmware: int | None = None
+        self.asks_power = False
+
+    def measures_power(self) -> bool:
+        """Whether anything here counts energy or measures power."""
+        return bool(self._domains or self._rails or self._power_chip())
 
     def read(self) -> dict[str, Any]:
         """All present values by kind; kinds that the device does not report are absent."""
@@ -53,14 +64,21 @@ class Sensors:
             "celsius": {_zone(path): value / 1000 for path in self._zones if (value := _number(path)) is not None},
             "mhz": {path.parts[-3]: value / 1000 for path in self._clocks if (value := _number(path)) is not None},
             "throttle_counts": _numbers(self._counts),
-            "microjoules": {_domain(path): value for path in self._domains if (value := _number(path)) is not None},
-            "watts": {name: watts for name, parts in self._rails if (watts := _watts(parts)) is not None},
+            "microjoules": self.microjoules(),
+            "watts": {
+                **{name: watts for name, parts in self._rails if (watts := _watts(parts)) is not None},
+                **(self._power_chip() if self.asks_power else {}),
+            },
             "over_current": _numbers(self._events),
             "firmware": self._throttled(),
             "pressure_us": _pressure_us(self.root),
             "ticks": _ticks(self.root),
         }
         return {kind: value for kind, value in found.items() if value not in (None, {})}
+
+    def microjoules(self) -> dict[str, int]:
+        """The energy counters by domain."""
+        return {_domain(path): value for path in self._domains if (value := _number(path)) is not None}
 
     def limits(self) -> dict[str, Any]:
         """What belongs to the readings and does not change: where counters wrap, and temperatures that throttle."""
@@ -88,12 +106,22 @@ class Sensors:
         if self.root != Path("/") or time.monotonic() - self._firmware_at < _FIRMWARE_S:
             return self._firmware
         self._firmware_at = time.monotonic()
-        try:
-            done = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=5, check=True)
-            self._firmware = _hex(done.stdout)
-        except (OSError, subprocess.SubprocessError):
+        said = _vcgencmd("get_throttled")
+        if said is None:
             self._firmware_at = float("inf")  # this board has no such program
+        else:
+            self._firmware = _hex(said)
         return self._firmware
+
+    def _power_chip(self) -> dict[str, float]:
+        """The power of all rails of a Raspberry Pi 5's power chip, without its own losses; empty on other boards."""
+        recorded = self.root / "firmware/pmic_read_adc"
+        said = _text(recorded) if self.root != Path("/") else _vcgencmd("pmic_read_adc") or ""
+        found: dict[str, dict[str, float]] = {"A": {}, "V": {}}
+        for rail, unit, value in _ADC.findall(said):
+            found[unit][rail] = float(value)
+        watts = [amperes * found["V"][rail] for rail, amperes in found["A"].items() if rail in found["V"]]
+        return {"pmic": sum(watts)} if watts else {}
 
 
 class Recorder:
@@ -131,6 +159,14 @@ class Recorder:
 
     def _note(self) -> None:
         self.readings.append({"t": time.monotonic(), **self.sensors.read()})
+
+
+def _vcgencmd(question: str) -> str | None:
+    """What the firmware of a Raspberry Pi answers; None on other boards."""
+    try:
+        return subprocess.run(["vcgencmd", question], capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _rails(root: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:

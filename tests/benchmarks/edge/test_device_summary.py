@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from edge_devices import bundle, dense
 
-from retort.benchmarks.edge.device_summary import beside_here, cold_start, lines_of_device, rows_of_models
+from retort.benchmarks.edge.device_summary import cold_start, lines_of_device, rows_of_models
+from retort.benchmarks.edge.outputs_here import beside_here
 from retort.benchmarks.edge.pulled_results import Part, Pulled
 from retort.core.artifact import Artifact
 from retort.core.session import open_session
@@ -91,3 +92,22 @@ def test_heat_is_told(made: Artifact) -> None:
     readings = [{"t": float(at), "celsius": {"a": 50.0 + at}, "mhz": {"cpu0": 1500.0 - at}} for at in range(3)]
     found = lines_of_device(pulled(made, part, _timed(readings)))
     assert found == ["50 °C at first and at most 52 °C; 1498 to 1500 MHz", "energy: unavailable on this device"]
+
+
+def test_mcnemar_says_whether_other_classes_are_chance(made: Artifact, tmp_path: Path) -> None:
+    """Six samples that are right here and wrong there are told with the p-value of the exact test."""
+    session = open_session(made.path / "models/0/model.onnx")
+    outputs = np.array(session.run({"x": np.load(made.path / "data/input-0.npy")})["y"])
+    session.close()
+    targets = np.load(made.path / "data/targets.npy")
+    for sample in np.flatnonzero(outputs.argmax(1) == targets)[:6]:
+        outputs[sample, (targets[sample] + 1) % 3] = outputs.max() + 1
+    np.savez(tmp_path / "raw.npz", allow_pickle=False, **{"output:y": outputs})
+    part = Part("a", {"kind": "accuracy", "candidate": "net", "rows": 40}, tmp_path / "raw.npz")
+    found = beside_here(pulled(made, {"a": part}, []), "net")
+    assert found is not None
+    assert found.right is not None
+    assert (found.decisions, found.right.lost, found.right.gained) == (6, 6, 0)
+    assert found.right.p_value == pytest.approx(2 * 0.5**6)
+    (row,) = rows_of_models(pulled(made, {"a": part}, []))
+    assert "6 other classes of 40, right 0 more and 6 fewer (McNemar p = 0.031)" in row[-1]

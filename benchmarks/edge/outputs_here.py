@@ -1,0 +1,116 @@
+"""The outputs of a device beside those of the same file on this machine: values, classes, and McNemar's test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...core.counts import counted
+from ...core.errors import DataError, RetortError
+from ...core.metrics.classification import class_labels
+from ...core.metrics.mcnemar import McNemar, mcnemar
+from ...core.session import SessionOptions, open_session
+from ...core.tensors import Array
+from .device_result import outputs_of
+from .pulled_results import Pulled
+
+EQUAL = 1e-3
+"""Share of the range of outputs within which those of two machines are equal; other kernels add in another order."""
+
+
+@dataclass(frozen=True)
+class BesideHere:
+    """The outputs of a device beside those that the same file gives on this machine.
+
+    Attributes:
+        samples: number of compared samples.
+        largest: largest difference, as a share of the range of the outputs here.
+        decisions: number of samples whose class differs; None if the outputs are no scores.
+        first: number of the first sample with a difference of more than :data:`EQUAL` or another class; None without.
+        right: the samples that are right only here (lost) and only on the device (gained); None without classes.
+    """
+
+    samples: int
+    largest: float
+    decisions: int | None
+    first: int | None
+    right: McNemar | None = None
+
+
+def beside_here(pulled: Pulled, name: str) -> BesideHere | None:
+    """The outputs of a candidate beside those of this machine; None if the device computed none.
+
+    Raises:
+        RetortError: this machine cannot run the file.
+    """
+    part = next((one for one in pulled.of_kind("accuracy") if one.said["candidate"] == name and one.arrays), None)
+    if part is None:
+        return None
+    (candidate,) = (one for one in pulled.described["candidates"] if one["name"] == name)
+    output, theirs = next(iter(outputs_of(part).items()))
+    ours = _outputs_here(pulled, candidate, len(theirs))[output]
+    scale = float(np.ptp(ours)) or 1.0
+    apart = np.abs(theirs.astype(np.float64) - ours).reshape(len(ours), -1).max(axis=1) / scale
+    other = theirs.argmax(-1) != ours.argmax(-1) if ours.ndim == 2 and ours.shape[1] > 1 else None
+    wrong = apart > EQUAL if other is None else (apart > EQUAL) | other
+    first = int(np.argmax(wrong)) if wrong.any() else None
+    decisions = None if other is None else int(other.sum())
+    right = None if other is None else _right(pulled, ours, theirs)
+    return BesideHere(len(ours), float(apart.max()), decisions, first, right)
+
+
+def _right(pulled: Pulled, ours: Array, theirs: Array) -> McNemar | None:
+    """On which samples only one of the machines is right; None if the targets are no classes."""
+    file = pulled.described["data"]["targets"]
+    targets = None if file is None else np.load(pulled.bundle / file, allow_pickle=False)[: len(ours)]
+    if targets is None or targets.dtype.kind not in "iub":
+        return None
+    try:
+        (here, truth), (there, _) = class_labels(ours, targets), class_labels(theirs, targets)
+    except DataError:  # classes that these scores do not have
+        return None
+    return mcnemar(here == truth, there == truth) if here.ndim == 1 else None
+
+
+def _outputs_here(pulled: Pulled, candidate: Mapping[str, Any], rows: int) -> dict[str, Array]:
+    """The outputs of the first rows on this machine, one row per sample."""
+    session = open_session(pulled.bundle / str(candidate["file"]), SessionOptions(threads=0))
+    data, axes, size = pulled.described["data"], candidate["batch_axis"], int(candidate["fixed_batch"]) or 16
+    inputs = {name: np.load(pulled.bundle / file, mmap_mode="r") for name, file in data["inputs"].items()}
+    made: dict[str, list[Array]] = {}
+    try:
+        for start in range(0, rows, size):
+            chosen = np.arange(start, start + size) % int(data["rows"])
+            feeds = {
+                name: np.take(a, chosen, axes[name]) if name in axes else np.array(a) for name, a in inputs.items()
+            }
+            for name, values in session.run(feeds).items():
+                if (axis := candidate["output_axis"].get(name)) is not None:
+                    made.setdefault(name, []).append(np.moveaxis(values, axis, 0))
+    finally:
+        session.close()
+    return {name: np.concatenate(parts)[:rows] for name, parts in made.items()}
+
+
+def sentence(pulled: Pulled, name: str) -> str:
+    """How the outputs of a candidate differ from those of this machine, for a cell of a table."""
+    try:
+        found = beside_here(pulled, name)
+    except RetortError as error:
+        return f"not compared: {error.message}"
+    if found is None:
+        return "–"
+    if found.first is None:
+        return f"as here, within {found.largest:.0e}" if found.largest else "as here, bit for bit"
+    told = f"differ by up to {found.largest:.1%}, first in sample {found.first}"
+    if found.decisions is None:
+        return told
+    told += f"; {counted(found.decisions, 'other class', 'other classes')} of {found.samples:,}"
+    if found.right is None or not found.decisions:
+        return told
+    return (
+        f"{told}, right {found.right.gained} more and {found.right.lost} fewer (McNemar p = {found.right.p_value:.2g})"
+    )
