@@ -13,7 +13,7 @@ from typing import Any
 from ..core.artifact import Artifact, stable_hash
 from ..core.context import Context
 from ..core.data.references import source_identity
-from ..core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH
+from ..core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.stage_table import STAGES, Factor
 from ..core.system.installation import PACKAGES
@@ -110,7 +110,7 @@ def named_in(options: Options, base: Path) -> list[object]:
         elif value is not None and NAMES_PATH in field.metadata:
             found.append(_contents(base / value))
         elif value is not None and NAMES_FUNCTION in field.metadata:
-            found.append(source_identity(value, base))
+            found.append(value if value.startswith(DEVICE) else source_identity(value, base))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..core.artifact import Artifact, raise_if_not
 from ..core.context import Context, Place
+from ..core.data.model_inputs import fit_to
 from ..core.data.splits import rows_of
 from ..core.formats.program_file import read_signature
 from ..core.options.serving_options import BundleOptions, PackOptions
@@ -58,8 +59,10 @@ def prune(options: PruneOptions, parent: Artifact, place: Place, context: Contex
     from .tuning.program_timer import timer_for
 
     raise_if_not(parent, "program")
-    samples = rows_of(context.data.calibration, options.batch) if options.timed else {}
-    timer = timer_for(options, samples, context.base) if options.timed else None
+    samples = {}
+    if options.timed:
+        samples = rows_of(fit_to(context.data, read_signature(parent.main)).calibration, options.batch)
+    timer = timer_for(options, samples, context.base, context.console) if options.timed else None
     return stage(options, parent, place, context, check_file=check_outputs, timer=timer)
 
 

@@ -80,28 +80,38 @@ def write_device_bundle(
     _raise_if_other_inputs(opened)
     with new_artifact(place, "edge", "edge", options=options) as draft:
         folder = draft.folder
-        candidates = [_candidate(folder, index, one) for index, one in enumerate(opened)]
+        candidates = [candidate_of(folder, index, one) for index, one in enumerate(opened)]
         data = _samples(folder, opened[0], splits, options.rows)
         _fixed_batches(candidates, options)
-        shutil.copytree(RUNNER, folder / PROGRAM, ignore=shutil.ignore_patterns("__pycache__"))
-        wheels = _wheels(folder, options, console)
         (folder / README).write_text(_README.format(program=PROGRAM, name=place.directory.name), encoding="utf-8")
-        described = {
-            "schema": SCHEMA,
-            "candidates": candidates,
-            "reference": opened[0].name,
-            "data": {**data, "fingerprint": splits.fingerprint()},
-            "policy": _policy(options),
-            "needs_bytes": _needed_bytes(folder, candidates),
-            "wheels": wheels,
-            "files": _checksums(folder),
-        }
-        (folder / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        more = {"data": {**data, "fingerprint": splits.fingerprint()}, "wheels": _wheels(folder, options, console)}
+        describe(folder, candidates, options, more)
     for one in opened:
         one.session.close()
     made = load_artifact(place.directory)
     console.stage("edge", f"{counted(len(opened), 'model')} and {counted(int(data['rows']), 'sample')} in {made.path}")
     return made
+
+
+def describe(
+    folder: Path, candidates: Sequence[Mapping[str, Any]], options: EdgeOptions, more: Mapping[str, Any]
+) -> None:
+    """Put the program into a folder that has all models and samples, and say what is measured and what belongs to it.
+
+    Args:
+        more: further entries, such as ``data``.
+    """
+    shutil.copytree(RUNNER, folder / PROGRAM, ignore=shutil.ignore_patterns("__pycache__"))
+    described = {
+        "schema": SCHEMA,
+        "candidates": candidates,
+        "reference": candidates[0]["name"],
+        "policy": _policy(options),
+        "needs_bytes": _needed_bytes(folder, candidates),
+        **more,
+        "files": _checksums(folder),
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 def _wheels(folder: Path, options: EdgeOptions, console: Console) -> dict[str, Any] | None:
@@ -136,7 +146,7 @@ def _inputs(model: Measured) -> list[tuple[str, str, int, int]]:
     return sorted((spec.name, spec.dtype, len(spec.shape), axes.get(spec.name, -1)) for spec in signature.inputs)
 
 
-def _candidate(folder: Path, index: int, model: Measured) -> dict[str, Any]:
+def candidate_of(folder: Path, index: int, model: Measured) -> dict[str, Any]:
     """The entry of a model, whose files are copied."""
     home = folder / MODELS / str(index)
     home.mkdir(parents=True)

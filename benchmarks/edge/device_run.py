@@ -193,8 +193,11 @@ def status(device: Device) -> dict[str, Any]:
     return found
 
 
-def wait(device: Device, console: Console) -> dict[str, Any]:
+def wait(device: Device, console: Console, poll_s: float = POLL_S) -> dict[str, Any]:
     """Wait until a run has ended, and show how far it is; a link that is lost meanwhile is tried again for minutes.
+
+    Args:
+        poll_s: seconds between two looks.
 
     Raises:
         LinkLost: the device did not come back.
@@ -211,7 +214,7 @@ def wait(device: Device, console: Console) -> dict[str, Any]:
                 if time.monotonic() - lost > LOST_S:
                     raise
                 bar.advance(0, note="the device does not answer; it is tried again")
-                time.sleep(POLL_S)
+                time.sleep(poll_s)
                 continue
             absent = absent + 1 if found["state"] in ("absent", "vanished") else 0
             if absent > 5:
@@ -226,7 +229,7 @@ def wait(device: Device, console: Console) -> dict[str, Any]:
                 shown = int(found["done"])
             if found["state"] not in ("running", "absent", "vanished"):
                 return found
-            time.sleep(POLL_S)
+            time.sleep(poll_s)
 
 
 def stop(device: Device) -> bool:

@@ -34,8 +34,9 @@ class PruneOptions(Options):
     threads: Count = Field(default=1, description="Number of runtime threads with which the latency is measured.")
     timer: Annotated[str | None, NAMES_FUNCTION] = Field(
         default=None,
-        description="Function that measures latency on another device, as `package.module:function`. It gets the "
-        "path of an .onnx file and a batch size, and returns milliseconds.",
+        description="What measures the latency elsewhere: `edge:HOST` for a device that ssh reaches, as for "
+        "`retort edge run`, or a function of yours as `package.module:function`, which gets the path of an .onnx file "
+        "and a batch size, and returns milliseconds.",
     )
     layers: dict[str, Share] = Field(
         default_factory=dict,

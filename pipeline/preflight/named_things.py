@@ -13,7 +13,7 @@ from ...core.data.references import file_and_key, resolve
 from ...core.errors import ArtifactError, MissingFileError, RetortError, UserError
 from ...core.formats.program_file import read_signature
 from ...core.formats.weight_files import require_model_file
-from ...core.options.named_inputs import NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH
+from ...core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH
 from ...core.options.recipe import nearest
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import DataSpec, DistillOptions, ModelSpec
@@ -147,6 +147,13 @@ def _require_path(path: Path, name: str) -> None:
         raise MissingFileError(f"no such {name}: {path}", f"check the path of `{name}`")
 
 
+def _require_timer(name: str) -> None:
+    """Fail if a device that times models cannot be reached or cannot measure."""
+    from ...benchmarks.edge.device_timing import description_of, device_named
+
+    description_of(device_named(name))
+
+
 def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:
     options = subject.options(stage)
     if options is None:
@@ -161,6 +168,6 @@ def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:
             elif value is not None and NAMES_PATH in item.metadata and (item.default is None or value.endswith(".py")):
                 _require_path(subject.base / value, name)
             elif value is not None and NAMES_FUNCTION in item.metadata:
-                resolve(value, subject.base)
+                _require_timer(value) if value.startswith(DEVICE) else resolve(value, subject.base)
         except RetortError as error:
             yield fault_of(key, error)

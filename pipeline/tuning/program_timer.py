@@ -1,4 +1,4 @@
-"""Latency of exported programs for pruning, measured on this machine or by a callback."""
+"""Latency of exported programs for pruning, measured on this machine, on a device, or by a callback."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...core.console import SILENT, Console
 from ...core.data.references import place, resolve, source_identity
 from ...core.errors import RetortError, UserError
 from ...core.formats.onnx_graphs import captured
+from ...core.options.edge_options import EdgeOptions
+from ...core.options.named_inputs import DEVICE
 from ...core.options.stage_options import BenchOptions, PruneOptions
 from ...core.session import SessionOptions, open_session
 from ...core.signature import Signature
@@ -24,6 +27,7 @@ from .timed_files import exported
 if TYPE_CHECKING:
     import onnx
 
+    from ...benchmarks.edge.ssh import Device
     from ...compress.program import Program
     from ...compress.pruning.latency.latency_table import Compared, Timer
 
@@ -33,13 +37,15 @@ NOTHING = np.zeros(1, np.float32)
 
 BLOCKS, BLOCK_MS, BUDGET_S = 30, 4.0, 6.0
 SUBGRAPH_ROUNDS, SUBGRAPH_BLOCK_MS = 7, 1.0
+SUBGRAPH_S = 0.05
+"""Seconds of a timing on a device for each subgraph."""
 LEAST_SHARE = 0.02
 """Smallest share of a subgraph's time that remains after the overhead of a call is subtracted."""
 CONFIDENCE = 0.95
 
 
-def timer_for(options: PruneOptions, samples: Feeds, base: Path) -> Timer:
-    """The timer that the options select: ONNX Runtime on this machine, or the user's function.
+def timer_for(options: PruneOptions, samples: Feeds, base: Path, console: Console = SILENT) -> Timer:
+    """The timer that the options select: ONNX Runtime on this machine or on a device, or the user's function.
 
     Args:
         samples: real inputs, repeated to the batch size.
@@ -47,9 +53,15 @@ def timer_for(options: PruneOptions, samples: Feeds, base: Path) -> Timer:
 
     Raises:
         UserError: the function does not exist.
+        MachineError: the device cannot be reached, or cannot measure.
     """
     if options.timer is None:
         return LocalTimer(options.batch, options.threads, samples)
+    if options.timer.startswith(DEVICE):
+        from ...benchmarks.edge.device_timing import description_of, device_named
+
+        device = device_named(options.timer)
+        return DeviceTimer(device, description_of(device), options.batch, options.threads, samples, console)
     function = resolve(options.timer, base)
     return CallbackTimer(function, source_identity(options.timer, base), options.batch, options.threads)
 
@@ -85,7 +97,7 @@ class LocalTimer:
         models, calls = [*split(exported(program), outputs), nothing()], {}
         sessions = []
         for index, model in enumerate(models):
-            signature = _signature(model, program.signature)
+            signature = signature_of(model, program.signature)
             sessions.append(open_session(model.SerializeToString(), SessionOptions(threads=self.threads), signature))
             feeds = {spec.name: np.asarray(program.example.get(spec.name, NOTHING)) for spec in signature.inputs}
             calls[str(index)] = callable_of((sessions[-1], feeds), self.batch)
@@ -113,6 +125,55 @@ class LocalTimer:
         if id(dense) not in self._dense:
             self._dense[id(dense)] = exported(dense).SerializeToString()
         return self._dense[id(dense)]
+
+
+@dataclass
+class DeviceTimer:
+    """ONNX Runtime on a device that ssh reaches; a :class:`retort.compress.pruning.latency.latency_table.Timer`.
+
+    Subgraphs and whole programs are timed by the program of ``retort edge``, in interleaved blocks.
+    """
+
+    device: Device
+    described: str
+    batch: int
+    threads: int
+    samples: Feeds
+    console: Console = SILENT
+
+    @property
+    def identity(self) -> str:
+        """The device, its runtime, threads and batch size."""
+        return f"{self.described}, {self.threads} threads, batch {self.batch}"
+
+    def subgraphs(self, program: Program, outputs: Sequence[Sequence[str]]) -> list[float]:
+        """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
+        from ...benchmarks.edge.device_timing import TimedFile, time_on_device
+
+        files = {}
+        for index, model in enumerate([*split(exported(program), outputs), nothing()]):
+            signature = signature_of(model, program.signature)
+            feeds = {spec.name: np.asarray(program.example.get(spec.name, NOTHING)) for spec in signature.inputs}
+            files[str(index)] = TimedFile(model.SerializeToString(), feeds, signature)
+        options = self._options(SUBGRAPH_BLOCK_MS, SUBGRAPH_S * len(files))
+        found = time_on_device(self.device, files, options, self.console)
+        return without_call([found.candidates[name].median_ms.value for name in files])
+
+    def compare(self, dense: Program, candidate: Program) -> Compared:
+        """See :class:`retort.compress.pruning.latency.latency_table.Timer`."""
+        from ...benchmarks.edge.device_timing import TimedFile, time_on_device
+        from ...compress.pruning.latency.latency_table import Compared
+
+        programs = {"dense": dense, "candidate": candidate}
+        files = {name: TimedFile(exported(one).SerializeToString(), self.samples) for name, one in programs.items()}
+        found = time_on_device(self.device, files, self._options(BLOCK_MS, BUDGET_S), self.console)
+        dense_ms, ms = (found.candidates[name].median_ms.value for name in files)
+        return Compared(dense_ms, ms, found.ratio_of("candidate"))
+
+    def _options(self, block_ms: float, seconds: float) -> EdgeOptions:
+        return EdgeOptions(
+            batch_sizes=(self.batch,), threads=(self.threads,), block_ms=block_ms, seconds=seconds, precision=0.01
+        )
 
 
 @dataclass
@@ -218,7 +279,9 @@ def split(model: onnx.ModelProto, outputs: Sequence[Sequence[str]]) -> list[onnx
     return parts
 
 
-def _signature(model: onnx.ModelProto, whole: Signature) -> Signature:
+def signature_of(model: onnx.ModelProto, whole: Signature) -> Signature:
+    """The signature of a part of a model."""
+
     def _specs(names: set[str], specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
         return tuple(spec for spec in specs if spec.name in names)
 

@@ -30,8 +30,22 @@ def main() -> None:
         "free": shutil.disk_usage(sys.argv[1]).free,
         "available": memory.get("MemAvailable"),
         "executable": sys.executable,
+        "board": board(),
     }
     sys.stdout.write(json.dumps(found) + "\n")
+
+
+def board() -> str:
+    """The board of an Arm computer, or the processor; empty if the kernel tells neither."""
+    for path, key in (("/proc/device-tree/model", ""), ("/proc/cpuinfo", "model name"), ("/proc/cpuinfo", "Model")):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                lines = [line for line in file if line.startswith(key)]
+        except OSError:
+            continue
+        if lines:
+            return lines[0].partition(":")[2].strip() if key else lines[0].strip().strip("\0")
+    return ""
 
 
 def version(name: str) -> str:

@@ -48,14 +48,14 @@ class Model:
 
 
 class Samples:
-    """The samples of the bundle; they are read from the disk when they are needed.
+    """The samples of the bundle, or a candidate's own ones; they are read from the disk when they are needed.
 
     Attributes:
         rows: how many there are.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        data = manifest["data"]
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], candidate: Mapping[str, Any]) -> None:
+        data = candidate.get("data") or manifest["data"]
         self.rows = int(data["rows"])
         self._arrays = {name: np.load(folder / file, mmap_mode="r") for name, file in data["inputs"].items()}
 

@@ -72,7 +72,7 @@ def _accuracy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> t
     from .models import Model, Samples
 
     (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
-    model, samples = Model(folder, candidate, part["threads"]), Samples(folder, manifest)
+    model, samples = Model(folder, candidate, part["threads"]), Samples(folder, manifest, candidate)
     size = int(candidate["fixed_batch"] or part["batch"])
     made: dict[str, list[Any]] = {name: [] for name in model.names}
     done, error = 0, ""
@@ -109,7 +109,7 @@ def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
     imported, baseline = time.perf_counter(), _memory("VmHWM")
     model = Model(folder, candidate, part["threads"])
     loaded = time.perf_counter()
-    samples = Samples(folder, manifest)
+    samples = Samples(folder, manifest, candidate)
     feeds = samples.feeds(model.axes, range(int(candidate["fixed_batch"] or 1)))
     calls: list[float] = []
     ready = time.perf_counter()
@@ -127,7 +127,7 @@ def _energy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tup
     from .models import Model, Samples
 
     (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
-    model, samples = Model(folder, candidate, part["threads"]), Samples(folder, manifest)
+    model, samples = Model(folder, candidate, part["threads"]), Samples(folder, manifest, candidate)
     size = int(candidate["fixed_batch"] or part["batch"])
     feeds = [samples.feeds(model.axes, range(start, start + size)) for start in range(0, 8 * size, size)]
     for one in feeds:  # the first calls prepare memory

@@ -37,11 +37,10 @@ def timed(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
         Facts of the timing, and the raw times: ``spent``, ``interrupted`` and ``calls`` by candidate, one row per
         round, and the time at which each round began.
     """
-    samples = Samples(folder, manifest)
     candidates = [one for one in manifest["candidates"] if one["name"] in part["candidates"]]
 
     def opened() -> dict[str, Call]:
-        return {one["name"]: _call(folder, one, samples, part) for one in candidates}
+        return {one["name"]: _call(folder, one, Samples(folder, manifest, one), part) for one in candidates}
 
     return Rounds(opened, part).measure()
 

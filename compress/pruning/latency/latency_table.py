@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ....core.artifact import stable_hash
 from ....core.console import SILENT, Console
-from ....core.errors import UserError
+from ....core.errors import MachineError, UserError
 from ....core.faults import raise_if_defect
 from ....core.metrics.ratio import Ratio
 from ....core.system.atomic_files import storage_errors, write_atomically
@@ -102,7 +102,7 @@ class Table:
         try:
             program, outputs = subgraphs.assemble(list(batch.values()))
             return dict(zip(batch, self.timer.subgraphs(program, outputs), strict=True))
-        except UserError:
+        except (UserError, MachineError):  # also a device that vanished: its subgraphs are not free
             raise
         except Exception as error:  # a subgraph that cannot be exported or run can raise any error of its runtime
             raise_if_defect(error)

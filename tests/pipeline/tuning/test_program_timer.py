@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from retort.compress.graph.cost import measure
 from retort.compress.program import Program, reexport, save_program
 from retort.compress.pruning.latency.latency_budget import LatencyBudget, Measured
 from retort.compress.pruning.step import cut_and_prove
-from retort.core.errors import UserError
+from retort.core.errors import MachineError, UserError
 from retort.core.options.recipe import parse_recipe
 from retort.core.options.stage_options import PruneOptions
 from retort.export.translate import to_onnx
@@ -42,6 +43,11 @@ def measure(path, batch):
 
 def broken(path, batch):
     raise OSError("the board is off")
+
+def off(path, batch):
+    from retort.core.errors import MachineError
+
+    raise MachineError("the board is off", "switch it on")
 
 def silent(path, batch):
     return None
@@ -230,3 +236,43 @@ def test_a_latency_on_this_machine_is_reached(tmp_path: Path) -> None:
     assert found.tried
     assert pruned.cost.macs < whole
     assert found.verdict == "landed" if low >= 0.95 and high <= 1.05 else found.verdict != "landed"
+
+
+@pytest.fixture
+def wide(folder: Path) -> str:
+    """A program whose products take most of its time."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 512), nn.ReLU(), nn.Linear(512, 768), nn.ReLU(), nn.Linear(768, 4)]
+    save_program(capture(nn.Sequential(*layers), {"x": torch.randn(4, 16)}), folder / "wide.pt2")
+    return "wide.pt2"
+
+
+@pytest.mark.slow
+def test_prune_to_a_latency_on_a_device_of_edge(
+    wide: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--timer edge:HOST` times subgraphs and whole programs by the program of `retort edge`, and leaves nothing."""
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    device = f"edge:local,python={sys.executable}"
+    words = ["--data", "data.npz", "--latency", "0.6x", "--batch", "8", "--timer", device, "--set", "recover=null"]
+    assert command("prune", wide, *words, "--json", "--out", "cut") == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)["facts"]["latency"]
+    assert found["got_share"] < 0.75
+    assert found["device"].startswith("local (")
+    assert not (folder / "home/retort-edge").exists()
+
+
+def test_a_device_that_is_away_stops_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A timer whose device vanished is an error; its subgraphs are not taken as free."""
+    words = ["--data", "data.npz", "--latency", "0.5x", "--timer", "board:off", "--set", "recover=null"]
+    assert command("prune", "net.pt2", *words, "--out", "cut") == MachineError.exit_code
+    assert "the board is off" in capsys.readouterr().err
+    assert not (folder / "cut").exists()
+
+
+@pytest.mark.slow
+def test_prune_to_a_latency_with_data_of_other_names(wide: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The only input of a file of data stands for the only input of the program, on this machine too."""
+    words = ["--data", "data.npz", "--latency", "0.7x", "--batch", "8", "--set", "recover=null"]
+    assert command("prune", wide, *words, "--json", "--out", "cut") == 0
+    assert json.loads(capsys.readouterr().out)["facts"]["latency"]["batch"] == 8
