@@ -1,7 +1,7 @@
 """Energy of an inference on a device: from its counters, its power rails, or a meter of the user's; never a guess.
 
 Energy per inference = (energy of the span - idle power · seconds) / inferences, with the idle power measured before and
-after (benchmarks.md 2.4). The gross value is that without the subtraction.
+after. The gross value is that without the subtraction (MLPerf Power reports this one).
 """
 
 from __future__ import annotations
