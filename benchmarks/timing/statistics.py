@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...core.metrics.intervals import NORMAL, Floats, Interval, widened_z
 from ...core.metrics.ratio import Ratio, from_logs
+from .dependence import dependence
 
 Verdict = Literal["reference", "faster", "slower", "cannot tell"]
 PERCENTILE_CONFIDENCE = 0.99
@@ -37,7 +38,7 @@ class Percentile:
         low: lower end of the distribution-free two-sided interval.
         high: upper end of that interval.
         n: number of samples.
-        needed: number of samples that the percentile needs.
+        needed: number of samples that the percentile needs; more if neighbouring samples depend on each other.
     """
 
     percentile: float
@@ -88,17 +89,22 @@ def percentile_bound(samples: Floats, percentile: float, confidence: float = PER
 def percentile_interval(samples: Floats, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> Percentile:
     """A percentile with the two-sided interval from order statistics, which is valid for any distribution.
 
+    Neighbouring times of a busy machine depend on each other. If so many of them say as much as one independent time
+    (see :func:`.dependence.dependence`), the interval is that of so many times fewer samples, and more are needed.
+
     Args:
-        samples: one-dimensional, in any unit.
+        samples: one-dimensional, in the order in which they were measured, in any unit.
     """
-    n, needed = len(samples), samples_needed(percentile)
+    n = len(samples)
+    value = float(np.percentile(samples, percentile)) if n else math.nan
+    factor = dependence((samples > value).astype(np.float64)) if n else 1.0
+    worth, needed = int(n / factor), math.ceil(factor * samples_needed(percentile))
     side = (1 + confidence) / 2
-    above, below = discards_allowed(n, percentile, side), discards_allowed(n, 100 - percentile, side)
+    above, below = discards_allowed(worth, percentile, side), discards_allowed(worth, 100 - percentile, side)
     if n < needed or above < 0 or below < 0:
         return Percentile(percentile, None, None, None, n, needed)
     ordered = np.sort(samples)
-    value = float(np.percentile(ordered, percentile))
-    low, high = float(ordered[below]), float(ordered[n - 1 - above])
+    low, high = float(ordered[int(below * factor)]), float(ordered[n - 1 - int(above * factor)])
     return Percentile(percentile, value, min(low, value), max(high, value), n, needed)
 
 

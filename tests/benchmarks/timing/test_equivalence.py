@@ -32,13 +32,13 @@ def test_a_noisy_measurement_is_never_equivalent() -> None:
 
 
 def test_at_the_margin_equivalence_is_claimed_in_five_percent() -> None:
-    """Of 300 pairs that differ by exactly the margin, about 5 % are called equivalent; of equal pairs, nearly all."""
+    """Of 150 pairs that differ by exactly the margin, about 5 % are called equivalent; of equal pairs, nearly all."""
     rng = np.random.default_rng(1)
     claimed: dict[float, list[bool]] = {1.05: [], 1.0: []}
-    for seed in range(300):
+    for seed in range(150):
         shared, noise = rng.lognormal(0, 0.2, 30), rng.lognormal(0, 0.02, (2, 30))
         for factor, found in claimed.items():
             times = (shared * noise[0]).tolist(), (factor * shared * noise[1]).tolist()
             found.append(tost_p(*times, percent=5, seed=seed) <= 0.05)
-    assert 0.02 <= np.mean(claimed[1.05]) <= 0.085
+    assert 0.01 <= np.mean(claimed[1.05]) <= 0.1
     assert np.mean(claimed[1.0]) >= 0.98

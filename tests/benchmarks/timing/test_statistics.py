@@ -74,12 +74,13 @@ def test_percentile_is_withheld_when_samples_are_too_few() -> None:
 
 @pytest.mark.parametrize("percentile", [50.0, 90.0, 99.0])
 def test_percentile_interval_covers_heavy_tails(percentile: float) -> None:
-    """The 99 % interval contains the true percentile of a Pareto law in 99 % of 1,000 runs."""
+    """The 99 % interval contains the true percentile of a Pareto law in 99 % of 1,000 runs; few have no interval."""
     runs = np.random.default_rng(2).pareto(1.5, size=(1000, 700))
     truth = (1 - percentile / 100) ** (-1 / 1.5) - 1
     found = [statistics.percentile_interval(run, percentile) for run in runs]
-    held = np.mean([item.low <= truth <= item.high for item in found])
-    assert held >= 0.982
+    given = [(item.low, item.high) for item in found if item.low is not None and item.high is not None]
+    assert len(given) >= 970
+    assert np.mean([low <= truth <= high for low, high in given]) >= 0.982
 
 
 def test_binomial_test_equals_scipy() -> None:
