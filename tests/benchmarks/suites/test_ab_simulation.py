@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retort.benchmarks.repeatability.self_comparison import rows_in
+from retort.benchmarks.repeatability.self_comparison import append_row, rows_in
 from retort.benchmarks.small_networks import make_nets
 from retort.benchmarks.suites.ab_simulation import __main__ as suite
 from retort.benchmarks.suites.ab_simulation import recorded_pairs, simulated_percentiles
@@ -83,10 +83,10 @@ def test_intervals_of_percentiles_hold_also_for_correlated_times() -> None:
 def test_an_interrupted_recording_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C keeps the rows; the same command makes the others, and another model is refused."""
     wide, narrow = (load_artifact(path) for path in make_nets(tmp_path))
-    out, append, seeds = tmp_path / "rows.jsonl", suite.append_row, []
+    out, seeds = tmp_path / "rows.jsonl", list[object]()
 
     def interrupted(path: Path, row: Mapping[str, Any]) -> None:
-        append(path, row)
+        append_row(path, row)
         seeds.append(row.get("seed"))
         if row.get("seed") == 1:
             raise KeyboardInterrupt
