@@ -80,7 +80,8 @@ def write_device_bundle(
     _raise_if_other_inputs(opened)
     with new_artifact(place, "edge", "edge", options=options) as draft:
         folder = draft.folder
-        candidates = [candidate_of(folder, index, one) for index, one in enumerate(opened)]
+        entries = [candidate_of(folder, index, one) for index, one in enumerate(opened)]
+        candidates = [one for entry in entries for one in in_each(entry, options.runtimes)]
         data = _samples(folder, opened[0], splits, options.rows)
         _fixed_batches(candidates, options)
         (folder / README).write_text(_README.format(program=PROGRAM, name=place.directory.name), encoding="utf-8")
@@ -106,6 +107,7 @@ def describe(
         "schema": SCHEMA,
         "candidates": candidates,
         "reference": candidates[0]["name"],
+        "packages": packages_of(candidates),
         "policy": _policy(options),
         "needs_bytes": _needed_bytes(folder, candidates),
         **more,
@@ -119,7 +121,7 @@ def _wheels(folder: Path, options: EdgeOptions, console: Console) -> dict[str, A
     if not options.wheels:
         return None
     target = wheel_target(options.wheels, options.wheels_python, options.wheels_glibc)
-    return fetch_wheels(target, folder, console)
+    return fetch_wheels(target, packages_of([{"runtime": one} for one in options.runtimes]), folder, console)
 
 
 def _opened(name: str, model: Artifact) -> Measured:
@@ -165,6 +167,20 @@ def candidate_of(folder: Path, index: int, model: Measured) -> dict[str, Any]:
         "output_axis": _axes(signature.outputs, signature.fixed_batch),
         "fixed_batch": signature.fixed_batch or 0,
     }
+
+
+def in_each(entry: Mapping[str, Any], runtimes: Sequence[str]) -> list[dict[str, Any]]:
+    """A candidate for each runtime that runs a model; with only one, it has the name of the model."""
+    several = len(runtimes) > 1
+    return [
+        {**entry, "name": f"{entry['name']} ({one})" if several else entry["name"], "runtime": one} for one in runtimes
+    ]
+
+
+def packages_of(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What has to be installed on the device to run candidates."""
+    used = {"openvino" if one.get("runtime") == "openvino" else "onnxruntime" for one in candidates}
+    return ["numpy", *sorted(used)]
 
 
 def _axes(specs: Sequence[TensorSpec], fixed: int | None) -> dict[str, int]:

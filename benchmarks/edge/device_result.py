@@ -24,7 +24,12 @@ from .device_times import comparison_of
 from .energy import Energy
 from .pulled_results import Part, Pulled
 
-RUNTIME = "ONNX Runtime on the CPU"
+RUNTIMES = {
+    "ort": "ONNX Runtime on the CPU",
+    "cuda": "ONNX Runtime on the GPU, CUDA",
+    "tensorrt": "ONNX Runtime on the GPU, TensorRT",
+    "openvino": "OpenVINO on the CPU",
+}
 
 
 def results_of(
@@ -84,7 +89,7 @@ def _result(
             accuracy=accuracy.get(one["name"]),
             latency=latency,
             memory=_memory(pulled, one["name"]),
-            runtime=RUNTIME,
+            runtime=RUNTIMES[str(one.get("runtime") or "ort")],
         )
         for one in pulled.described["candidates"]
     ]

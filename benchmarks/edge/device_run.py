@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ...core.counts import counted
 from ...core.errors import MachineError, UserError
 from ...core.system.owned_folders import sha256_file
 from .device_bundle import DATA, DESCRIPTION, MODELS, PROGRAM, README
-from .device_wheels import NO_WHEELS, WHEELS, misfits
+from .device_wheels import NO_WHEELS, PACKAGES, WHEELS, misfits
 from .pulled_results import RESULT
 from .runner.unpacked_wheels import SITE
 from .ssh import Device, LinkLost
@@ -51,7 +51,11 @@ class Readiness:
 
 
 def look(
-    device: Device, bundle_bytes: int = 0, needed_bytes: int = 0, wheels: Mapping[str, Any] | None = None
+    device: Device,
+    bundle_bytes: int = 0,
+    needed_bytes: int = 0,
+    wheels: Mapping[str, Any] | None = None,
+    packages: Sequence[str] = PACKAGES,
 ) -> Readiness:
     """Ask a device whether it can measure; nothing is written but its folder.
 
@@ -59,6 +63,7 @@ def look(
         bundle_bytes: size of what is to be sent.
         needed_bytes: memory that the models need.
         wheels: the entry of the bundle's wheels; None without.
+        packages: what the bundle needs there.
 
     Raises:
         LinkLost: it cannot be reached.
@@ -72,7 +77,7 @@ def look(
         remedy = "install Python 3.9 or newer there, or name it with --python"
         raise MachineError(f"{device.host} has no working {device.python}: {error.message}", remedy) from error
     size = bundle_bytes + (int(wheels["bytes"]) if wheels else 0)
-    faults = [] if wheels else _missing(answers)
+    faults = [] if wheels else _missing(answers, packages)
     faults += misfits(wheels, answers) if wheels else []
     return Readiness(answers, (*_old(answers), *faults, *_short(answers, size, needed_bytes)))
 
@@ -97,12 +102,12 @@ def _old(answers: Mapping[str, Any]) -> list[str]:
     return [f"Python {answers['python']} is too old: install 3.9 or newer, and name it with --python"]
 
 
-def _missing(answers: Mapping[str, Any]) -> list[str]:
+def _missing(answers: Mapping[str, Any], packages: Sequence[str]) -> list[str]:
     """The packages that the device does not have, with the way to get them."""
-    missing = [name for name in ("numpy", "onnxruntime") if not answers[name]]
+    missing = [name for name in packages if not answers[name]]
     if missing and (answers["machine"] in NO_WHEELS or answers["bits"] == "32bit"):
         return [
-            f"{' and '.join(missing)} cannot be installed: ONNX Runtime has no wheels for {answers['machine']}; "
+            f"{' and '.join(missing)} cannot be installed: there are no wheels for {answers['machine']}; "
             "a 64-bit system on the same board has them"
         ]
     install = f"{answers['executable']} -m pip install {' '.join(missing)}, or add --wheels auto, which sends them"

@@ -65,13 +65,13 @@ def wheel_target(machine: str, python: str, glibc: int = _BASE_GLIBC) -> WheelTa
     return WheelTarget(known, python, glibc)
 
 
-def target_of(answers: Mapping[str, Any]) -> WheelTarget | None:
+def target_of(answers: Mapping[str, Any], packages: Sequence[str] = PACKAGES) -> WheelTarget | None:
     """What a device needs that answered :mod:`.questions.readiness`; None if it has the packages.
 
     Raises:
         UserError: there are no wheels for it.
     """
-    if all(answers[name] for name in PACKAGES):
+    if all(answers[name] for name in packages):
         return None
     name, _, version = str(answers["libc"]).partition(" ")
     if name != "glibc" or answers["system"] != "Linux":
@@ -84,10 +84,11 @@ def target_of(answers: Mapping[str, Any]) -> WheelTarget | None:
     return wheel_target(machine, python, int(version.partition(".")[2] or _BASE_GLIBC))
 
 
-def fetch_wheels(target: WheelTarget, folder: Path, console: Console) -> dict[str, Any]:
+def fetch_wheels(target: WheelTarget, packages: Sequence[str], folder: Path, console: Console) -> dict[str, Any]:
     """Download the wheels with pip, and what they need, into a new folder; the entry of the manifest.
 
     Args:
+        packages: such as ``numpy`` and ``onnxruntime``.
         folder: the bundle.
 
     Raises:
@@ -101,22 +102,18 @@ def fetch_wheels(target: WheelTarget, folder: Path, console: Console) -> dict[st
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", target.python, *asked]
     with console.working("wheels"):
         done = subprocess.run(
-            [*command, "--dest", str(home), *PACKAGES], capture_output=True, text=True, errors="replace", check=False
+            [*command, "--dest", str(home), *packages], capture_output=True, text=True, errors="replace", check=False
         )
     files = sorted(home.glob("*.whl"))
-    if done.returncode or not _has_all(files):
+    if done.returncode or not {*packages} <= {path.name.partition("-")[0] for path in files}:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         told = errors[-1] if errors else "pip said nothing"
         raise MachineError(
             f"the wheels for {target.machine} and Python {target.python} cannot be downloaded: {told[:200]}",
-            "check the network and --wheels-python, or install numpy and onnxruntime on the device",
+            "check the network and --wheels-python, or install the packages on the device",
         )
     console.stage("edge", f"{counted(len(files), 'wheel')} for {target.machine} and Python {target.python}")
     return {**asdict(target), "files": [f"{WHEELS}/{path.name}" for path in files], "bytes": _unpacked_bytes(files)}
-
-
-def _has_all(files: Sequence[Path]) -> bool:
-    return {*PACKAGES} <= {path.name.partition("-")[0] for path in files}
 
 
 def _unpacked_bytes(files: Sequence[Path]) -> int:

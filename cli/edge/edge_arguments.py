@@ -88,11 +88,13 @@ def with_wheels(options: EdgeOptions, device: Device) -> EdgeOptions:
         LinkLost: it cannot be reached.
     """
     from ...benchmarks.edge import device_run
+    from ...benchmarks.edge.device_bundle import packages_of
     from ...benchmarks.edge.device_wheels import AUTO, target_of
 
     if options.wheels != AUTO:
         return options
-    target = target_of(device_run.look_alone(device).answers)
+    packages = packages_of([{"runtime": one} for one in options.runtimes])
+    target = target_of(device_run.look_alone(device).answers, packages)
     if target is None:
         return options.model_copy(update={"wheels": ""})
     named = {"wheels": target.machine, "wheels_python": target.python, "wheels_glibc": target.glibc}
@@ -108,11 +110,13 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
     """
     from ...benchmarks.edge import device_run
     from ...benchmarks.edge.device_bundle import DESCRIPTION
+    from ...benchmarks.edge.device_wheels import PACKAGES
 
     described = json.loads((made.path / DESCRIPTION).read_bytes())
     needed, wheels = int(described["needs_bytes"]), described.get("wheels")
+    packages = described.get("packages") or PACKAGES
     size = sum(entry.size_bytes for entry in made.manifest.files.values())
-    found = device_run.look(device, size, needed, wheels)
+    found = device_run.look(device, size, needed, wheels, packages)
     if found.faults and device.made:
         device_run.leave(device)
     device_run.require_ready(device, found)

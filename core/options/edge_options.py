@@ -8,6 +8,7 @@ from pydantic import Field
 
 from .option_types import Confidence, Count, Options, Positive, Seed
 
+EdgeRuntime = Literal["ort", "cuda", "tensorrt", "openvino"]
 Cores = Literal["all", "big", "little"]
 
 
@@ -27,6 +28,12 @@ class EdgeOptions(Options):
         min_length=1,
         description="Cores to time on: all, or the big or the little ones of a processor that has both. A kind that "
         "the device does not have is left out.",
+    )
+    runtimes: tuple[EdgeRuntime, ...] = Field(
+        default=("ort",),
+        min_length=1,
+        description="What runs the models there: ort is ONNX Runtime on the CPU, cuda and tensorrt are its providers "
+        "on a GPU, openvino is another runtime on the CPU. With several, every model is measured in each.",
     )
     seconds: Positive = Field(default=20.0, description="Longest timing of a batch size with a number of threads.")
     block_ms: Positive = Field(default=5.0, description="Length of one timed block, in milliseconds.")

@@ -27,6 +27,7 @@ def main() -> None:
         "system": platform.system(),
         "numpy": version("numpy"),
         "onnxruntime": next(filter(None, map(version, RUNTIMES)), ""),
+        "openvino": version("openvino"),
         "free": shutil.disk_usage(sys.argv[1]).free,
         "available": memory.get("MemAvailable"),
         "executable": sys.executable,

@@ -1,9 +1,11 @@
-"""A candidate on the device: its session in ONNX Runtime, and the real samples that it is given."""
+"""A candidate on the device: its session in a runtime, and the real samples that it is given."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,30 @@ from typing import Any
 import numpy as np
 
 Arrays = dict[str, Any]
+Run = Callable[[Mapping[str, Any]], Callable[[], Any]]
+PROVIDERS = {"ort": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+"""ONNX Runtime's name of each runtime that it contains."""
+EXACT = {
+    "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "NUM_STREAMS": "1",
+    "ENABLE_CPU_PINNING": "NO",
+}  # fmt: skip
+"""Options with which OpenVINO computes what the file says, as ``retort bench --provider openvino`` has them."""
+
+
+def module_of(runtime: str) -> str:
+    """The module in which a runtime is imported."""
+    return "openvino" if runtime == "openvino" else "onnxruntime"
+
+
+def imported(runtime: str) -> Any:
+    """Import a runtime without its telemetry.
+
+    Raises:
+        ImportError: it is not there.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return import_module(module_of(runtime))
 
 
 class Model:
@@ -26,25 +52,47 @@ class Model:
     """
 
     def __init__(self, folder: Path, candidate: Mapping[str, Any], threads: int) -> None:
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        runtime = import_module("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4
-        try:
-            self.session = runtime.InferenceSession(
-                str(folder / candidate["file"]), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # the classes of ONNX Runtime derive from Exception alone
-            raise RuntimeError(f"{candidate['name']} cannot be opened: {str(error)[:500]}") from error
+        path, runtime = str(folder / candidate["file"]), candidate.get("runtime") or "ort"
         self.axes: dict[str, int] = {**candidate["batch_axis"]}
-        self.names = [output.name for output in self.session.get_outputs()]
+        try:
+            opened = _in_openvino(path, threads) if runtime == "openvino" else _in_ort(path, threads, runtime)
+        except Exception as error:  # the classes of the runtimes derive from Exception alone
+            raise RuntimeError(f"{candidate['name']} cannot be opened: {str(error)[:500]}") from error
+        self.names, self.call = opened
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The outputs, in the order of :attr:`names`."""
-        found: list[Any] = self.session.run(None, feeds)
-        return found
+        return [np.array(value) for value in self.call(feeds)()]
+
+
+def _in_ort(path: str, threads: int, wanted: str) -> tuple[list[str], Run]:
+    """Names of the outputs, and how ONNX Runtime is called; a GPU's provider that does not start is an error."""
+    runtime = imported(wanted)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    providers = [PROVIDERS[wanted], *([PROVIDERS["cuda"]] if wanted == "tensorrt" else [])]
+    session = runtime.InferenceSession(path, options, providers=[*dict.fromkeys([*providers, PROVIDERS["ort"]])])
+    session.disable_fallback()
+    if session.get_providers()[0] != PROVIDERS[wanted]:
+        raise RuntimeError(f"it would run in {session.get_providers()[0]}, and {PROVIDERS[wanted]} is asked for")
+    return [output.name for output in session.get_outputs()], lambda feeds: partial(session.run, None, feeds)
+
+
+def _in_openvino(path: str, threads: int) -> tuple[list[str], Run]:
+    """Names of the outputs, and how OpenVINO is called."""
+    options = {**EXACT, "INFERENCE_NUM_THREADS": str(threads)}
+    compiled = imported("openvino").Core().compile_model(path, "CPU", options)
+    request = compiled.create_infer_request()
+    names = [port.get_any_name() for port in compiled.outputs]
+    known = {name: at for at, port in enumerate(compiled.inputs) for name in port.get_names()}
+
+    def called(feeds: Mapping[str, Any]) -> Callable[[], Any]:
+        given = {known[name]: np.require(value, requirements="W") for name, value in feeds.items() if name in known}
+        return lambda: request.infer(given, share_inputs=True).to_tuple()
+
+    return names, called
 
 
 class Samples:

@@ -102,11 +102,10 @@ def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
     if part.get("drop_cache"):
         _forget(folder / candidate["file"])
     before = time.perf_counter()
-    import onnxruntime  # noqa: F401
+    from .models import Model, Samples, imported
 
-    from .models import Model, Samples
-
-    imported, baseline = time.perf_counter(), _memory("VmHWM")
+    imported(candidate.get("runtime") or "ort")
+    imported_at, baseline = time.perf_counter(), _memory("VmHWM")
     model = Model(folder, candidate, part["threads"])
     loaded = time.perf_counter()
     samples = Samples(folder, manifest, candidate)
@@ -117,7 +116,7 @@ def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
         begun = time.perf_counter()
         model.run(feeds)
         calls.append(time.perf_counter() - begun)
-    steps = {"start_s": before - STARTED, "import_s": imported - before, "load_s": loaded - imported}
+    steps = {"start_s": before - STARTED, "import_s": imported_at - before, "load_s": loaded - imported_at}
     memory = {"peak_bytes": _memory("VmHWM"), "baseline_bytes": baseline}
     return {**steps, "first_s": calls[0], "calls_s": calls, **memory}, {}
 

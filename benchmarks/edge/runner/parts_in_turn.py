@@ -100,7 +100,9 @@ def checked(folder: Path) -> dict[str, Any]:
             add(site_of(folder, manifest["wheels"]))
         except (OSError, ValueError) as error:
             raise Refused(str(error)) from error
-    for name in ("numpy", "onnxruntime"):
+    for name in manifest.get("packages") or ("numpy", "onnxruntime"):
+        if name == "openvino":
+            sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             __import__(name)
         except ImportError as error:

@@ -42,13 +42,14 @@ def timed(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
     def opened() -> dict[str, Call]:
         return {one["name"]: _call(folder, one, Samples(folder, manifest, one), part) for one in candidates}
 
-    return Rounds(opened, part).measure()
+    on_gpu = any(one.get("runtime") in ("cuda", "tensorrt") for one in candidates)
+    return Rounds(opened, {**part, "wall": on_gpu}).measure()
 
 
 def _call(folder: Path, candidate: dict[str, Any], samples: Samples, part: dict[str, Any]) -> Call:
     model = Model(folder, candidate, part["threads"])
     feeds = samples.feeds(model.axes, range(part["batch"]))
-    return partial(model.session.run, None, feeds)
+    return model.call(feeds)
 
 
 class Rounds:
@@ -111,7 +112,11 @@ class Rounds:
 
     def _alone(self) -> bool:
         """Whether the calling thread does all of the work, so that its CPU time can decide."""
-        if self.part["threads"] != 1 or time.get_clock_info("thread_time").resolution > COARSEST_S:
+        if (
+            self.part.get("wall")
+            or self.part["threads"] != 1
+            or time.get_clock_info("thread_time").resolution > COARSEST_S
+        ):
             return False
         return all(runs_here(call) for call in self.calls.values())
 

@@ -120,7 +120,7 @@ READY = {
     [
         ({"new": False, "python": "3.7.3"}, "Python 3.7.3 is too old"),
         ({"onnxruntime": ""}, "onnxruntime is missing"),
-        ({"onnxruntime": "", "machine": NO_WHEELS[0], "bits": "32bit"}, "has no wheels for armv7l"),
+        ({"onnxruntime": "", "machine": NO_WHEELS[0], "bits": "32bit"}, "there are no wheels for armv7l"),
         ({"free": 100 << 20}, "100 MB of the disk are free"),
         ({"available": 50 << 20}, "50 MB of memory are free, and the models need about 300 MB"),
     ],
