@@ -33,6 +33,7 @@ GROUPS = {
     "benching.bench_noise": "bench",
     "benching.validating": "bench",
     "benching.loads": "bench",
+    "benching.importing": "bench",
     "edge.edge_commands": "edge",
     "edge.device_commands": "edge",
 }

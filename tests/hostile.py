@@ -191,6 +191,7 @@ def base_arguments(command: str, old: Path) -> list[str]:
         "quantize": [program, *data, "--no-timed", "--correction", "none"],
         "bench load": [graph, *data, "--seconds", "0.1"],
         "bench cold": [graph, "--starts", "2", "--page-cache", "warm"],
+        "bench import": [str(Path(__file__).parent / "benchmarks/peers/data/pyperf.json")],
         "bench sweep": [graph, *data, "--seconds", "0.05", "--threads", "1", "--batch-sizes", "1"],
         "bench sustain": [graph, *data, "--minutes", "0.002"],
         "edge bundle": [graph, *data, "--rows", "4"],
