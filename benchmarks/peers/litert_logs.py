@@ -47,7 +47,7 @@ def benchmark_model(text: str, where: str) -> tuple[str, list[PeerRun]]:
     middle = gathered.value(f"{main}.median")
     require(where, TOOL, ascending([low, mean, high]), "its average is not between minimum and maximum")
     count = int(gathered.value(f"{main}.count") or 0)
-    gathered.name = gathered.facts.get("Graph", gathered.name).strip("[]")
+    gathered.name = gathered.texts.get("Graph", gathered.name).strip("[]")
     summary = Summary(
         n=count,
         mean_ms=float(mean or 0) / 1e3,

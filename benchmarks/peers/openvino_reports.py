@@ -81,7 +81,7 @@ def _report(gathered: Gathered, where: str, title: str) -> PeerRun:
     require(where, TOOL, ascending(list(values.values())), "its latencies are not in order")
     latencies = {name: None if value is None else float(value) for name, value in values.items()}
     mean = found("avg latency")
-    gathered.name = gathered.facts.get("Configuration setup.topology", gathered.name)
+    gathered.name = gathered.texts.get("Configuration setup.topology", gathered.name)
     return gathered.run(_summary(speed, count, {**latencies, "Average": None if mean is None else float(mean)}))
 
 

@@ -66,7 +66,7 @@ class PeerRun(Entry):
     name: str = Field(min_length=1)
     figures: tuple[FigureEntry, ...] = ()
     series: tuple[SeriesEntry, ...] = ()
-    facts: dict[str, str] = Field(default_factory=dict, description="what is not a number, and lines of free text")
+    texts: dict[str, str] = Field(default_factory=dict, description="what is not a number, and lines of free text")
     summary: Summary = Summary()
 
     def figure(self, name: str) -> Number | None:

@@ -42,7 +42,7 @@ class Gathered:
     name: str
     figures: list[FigureEntry] = field(default_factory=list)
     series: list[SeriesEntry] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, value: Any, unit: str = "") -> None:
         """Take a number, a list of numbers or a text; nested values get names with dots."""
@@ -64,9 +64,9 @@ class Gathered:
     def tell(self, name: str, text: str) -> None:
         """Take a text; a second one under the same name gets a number."""
         free, count = name, 2
-        while free in self.facts:
+        while free in self.texts:
             free, count = f"{name} ({count})", count + 1
-        self.facts[free] = text
+        self.texts[free] = text
 
     def line(self, text: str) -> None:
         """Take a line of the form ``name: 1.5 ms``, or the whole line if it has another form."""
@@ -91,7 +91,7 @@ class Gathered:
     def run(self, summary: Summary) -> PeerRun:
         """What was gathered."""
         return PeerRun(
-            name=self.name, figures=tuple(self.figures), series=tuple(self.series), facts=self.facts, summary=summary
+            name=self.name, figures=tuple(self.figures), series=tuple(self.series), texts=self.texts, summary=summary
         )
 
 

@@ -25,7 +25,7 @@ def perf_analyzer_csv(text: str, where: str) -> tuple[str, list[PeerRun]]:
         header, *rows = list(csv.reader(part))
         if "Inferences/Second" not in header:
             require(where, TOOL, bool(made), f"its first line is '{part[0][:60]}'")
-            made[-1] = made[-1].model_copy(update={"facts": {**made[-1].facts, f"table {len(made)}": "\n".join(part)}})
+            made[-1] = made[-1].model_copy(update={"texts": {**made[-1].texts, f"table {len(made)}": "\n".join(part)}})
             continue
         require(where, TOOL, bool(rows), "it has no rows")
         for row in rows:
@@ -96,5 +96,5 @@ def perf_analyzer_profile(text: str, where: str) -> tuple[str, list[PeerRun]]:
         made.append(gathered.run(of_times(latencies, "ns", len(sent) / seconds if seconds else None)))
     for key in ("service_kind", "endpoint"):
         if key in tree:
-            made[0] = made[0].model_copy(update={"facts": {**made[0].facts, key: str(tree[key])}})
+            made[0] = made[0].model_copy(update={"texts": {**made[0].texts, key: str(tree[key])}})
     return str(tree.get("version", "")), made

@@ -47,7 +47,7 @@ def told(result: PeerResult) -> tuple[set[Decimal], str]:
         values = [figure.value for figure in run.figures] + [value for one in run.series for value in one.values]
         numbers |= {Decimal(repr(value)) for value in values}
         names = [*(one.name for one in run.figures), *(one.name for one in run.series)]
-        texts += [run.name, *names, *run.facts, *run.facts.values()]
+        texts += [run.name, *names, *run.texts, *run.texts.values()]
     return numbers, "\n".join([result.version, *texts])
 
 
