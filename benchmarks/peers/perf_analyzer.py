@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 
+from ...core.counts import counted
 from .peer_result import Number, PeerRun, Summary, of_times, told
 from .peer_text import Gathered, ascending, blocks, is_number, number, part_of, require, require_last_line, tree_of
 
@@ -29,7 +30,9 @@ def perf_analyzer_csv(text: str, where: str) -> tuple[str, list[PeerRun]]:
             continue
         require(where, TOOL, bool(rows), "it has no rows")
         for row in rows:
-            require(where, TOOL, len(row) == len(header), f"a row has {len(row)} of {len(header)} columns")
+            require(
+                where, TOOL, len(row) == len(header), f"a row has {counted(row, 'column')} instead of {len(header)}"
+            )
             made.append(_row(dict(zip(header, row, strict=True)), where))
     require(where, TOOL, bool(made), "it is empty")
     return "", made
