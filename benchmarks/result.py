@@ -15,13 +15,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from ..core.errors import ArtifactError, MissingFileError
-from ..core.metrics.ratio import ClockName
 from ..core.options.stage_options import MetricName
 from ..core.options.value_faults import in_words
 from ..core.system.atomic_files import write_atomically
-from .raw_times import RawTimes
+from .device_entries import LongTiming, StartEntry
+from .latency_entries import LatencyEntry as LatencyEntry
+from .latency_entries import LatencyRun as LatencyRun
+from .latency_entries import NoiseEntry as NoiseEntry
+from .latency_entries import PercentileEntry as PercentileEntry
+from .latency_entries import SpikesEntry as SpikesEntry
+from .schema_descriptions import described
 from .schema_versions import raise_if_newer
-from .spreads import Entry, RatioEntry
+from .spreads import Entry
 from .spreads import Spread as Spread
 from .stage_details import StageDetails
 
@@ -35,48 +40,6 @@ class MetricEntry(Spread):
 
     name: MetricName
     n: int = Field(ge=1)
-
-
-class PercentileEntry(Entry):
-    """A latency percentile; null with ``n`` below ``needed`` samples."""
-
-    percentile: float = Field(gt=0, lt=100)
-    value_ms: float | None
-    low_ms: float | None
-    high_ms: float | None
-    n: int
-    needed: int
-
-
-class SpikesEntry(Entry):
-    """Calls that took more than twice the median, in wall-clock time."""
-
-    count: int = Field(ge=0)
-    calls: int = Field(ge=1)
-    share_percent: float = Field(ge=0, le=100)
-    time_percent: float = Field(ge=0, description="share of the time that the spikes add")
-    longest_ms: float = Field(ge=0)
-    median_ms: float = Field(ge=0)
-
-
-class LatencyEntry(Entry):
-    """One stage at one batch size; times are per call, measured by the clock of the run."""
-
-    median_ms: Spread = Field(description="low quantile over rounds of low quantiles; medians in version 1")
-    wall_ms: Spread | None = Field(default=None, description="wall-clock time; null in results of version 1")
-    percentiles: tuple[PercentileEntry, ...]
-    mean_ms: float = Field(ge=0)
-    rows_per_second: float = Field(ge=0)
-    ratio: RatioEntry | None = Field(description="times faster than the reference; null for the reference itself")
-    p_value: float | None = Field(default=None, ge=0, le=1)
-    verdict: Literal["reference", "faster", "slower", "cannot tell"]
-    calls_per_sample: int = Field(ge=1)
-    samples_per_block: int = Field(ge=1)
-    raw: RawTimes | None = Field(default=None, description="every reading of the clocks; null in older results")
-    blocks_ms: tuple[float, ...] = Field(description="time of each round, in order")
-    warmup_ms: tuple[float, ...] = ()
-    drift: Spread | None = Field(default=None, description="change of the times of the rounds in percent per minute")
-    spikes: SpikesEntry | None = None
 
 
 class ClassEntry(Entry):
@@ -131,39 +94,11 @@ class StageEntry(Entry):
     latency: dict[int, LatencyEntry] = Field(default_factory=dict, description="by batch size")
     memory: MemoryEntry | None = None
     energy: EnergyEntry | None = None
+    start: StartEntry | None = Field(default=None, description="the start of new processes with the model")
     runtime: str = Field(default="", description="what ran the file, such as ONNX Runtime on the CPU; empty if not run")
     seconds: float | None = Field(default=None, ge=0, description="duration of the stage")
     history: tuple[dict[str, float], ...] = Field(default=(), description="one entry per epoch")
     notes: tuple[str, ...] = ()
-
-
-class NoiseEntry(Entry):
-    """Disturbances of the machine during the measurement."""
-
-    status: Literal["VALID", "NOISY"]
-    reasons: tuple[str, ...] = ()
-    pressure_percent: float | None = None
-    steal_percent: float | None = None
-    spread_percent: float | None = None
-    drift_percent: float | None = None
-    remarks: tuple[str, ...] = ()
-    interrupted_percent: float | None = Field(default=None, description="slots that lost the CPU to another process")
-    attempts: int = Field(default=1, ge=1)
-
-
-class LatencyRun(Entry):
-    """Facts about the timing of one batch size."""
-
-    batch: int = Field(ge=1)
-    reference: str
-    threads: int = Field(ge=0)
-    rounds: int = Field(ge=1)
-    stopped: str
-    clock: ClockName = Field(default="wall", description="the clock of the ratios")
-    turns: tuple[int, ...] = Field(default=(), description="rounds at which sessions were opened again")
-    resolution_ns: int
-    seconds: float
-    noise: NoiseEntry
 
 
 class GateEntry(Entry):
@@ -206,6 +141,7 @@ class Result(Entry):
     reference: str = Field(description="the reference stage of drops and ratios")
     stages: tuple[StageEntry, ...] = Field(min_length=1)
     runs: tuple[LatencyRun, ...] = ()
+    sustained: LongTiming | None = Field(default=None, description="a timing of minutes without a break on a device")
     gates: tuple[GateEntry, ...] = ()
     ship: ShipEntry | None = None
     details: tuple[StageDetails, ...] = Field(default=(), description="what each stage of a run did")
@@ -284,7 +220,7 @@ def validate(raw: Mapping[str, Any] | Any) -> list[str]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a result, for editors and other tools."""
-    return Result.model_json_schema(by_alias=True)
+    return described(Result.model_json_schema(by_alias=True))
 
 
 def save_result(result: Result, path: Path) -> None:

@@ -37,6 +37,14 @@ def time_text(milliseconds: float | None) -> str:
     return f"{digits(milliseconds)} ms" if milliseconds >= 0.09995 else f"{digits(milliseconds * 1e3)} µs"
 
 
+def short_name(name: str, length: int = 22) -> str:
+    """A name for a figure: its beginning and its end with an ellipsis between them if it is long."""
+    if len(name) <= length:
+        return name
+    end = (length - 1) // 2
+    return f"{name[: length - 1 - end]}…{name[-end:]}"
+
+
 def digits(value: float, count: int = 3) -> str:
     """``value`` with about three significant digits, never in exponent form."""
     size = abs(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,32 +18,44 @@ from . import formatting
 from .class_table import class_table
 from .plots import all_plots
 from .table import measured_with
+from .verdict import change_of, headline, verdict
 
 TEMPLATE = "report.html.jinja"
 ENDINGS = ("passed", "MISSED")
 
 
-def write_report(result: Result, path: Path, title: str | None = None) -> None:
+def write_report(result: Result, path: Path, title: str | None = None, faults: Sequence[str] = ()) -> None:
     """Write the report; it loads nothing from the network.
 
     Args:
         title: title of the report; by default the title of the result.
+        faults: see :func:`render`.
 
     Raises:
         StorageError: the disk is full or not writable.
     """
-    write_atomically(path, render(result, title).encode())
+    write_atomically(path, render(result, title, faults).encode())
 
 
-def render(result: Result, title: str | None = None) -> str:
-    """The report as HTML text."""
+def render(result: Result, title: str | None = None, faults: Sequence[str] = ()) -> str:
+    """The report as HTML text.
+
+    Args:
+        faults: figures that do not follow from the raw times, because the result was edited; it is INVALID then.
+    """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(time=formatting.time_text, bytes=formatting.bytes_text, count=formatting.count_text)
+    environment.filters["short"] = lambda name: formatting.short_name(name, 28)
     template = environment.from_string((files(__package__) / TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
         title=title or result.title,
         result=result,
-        verdict=verdict(result),
+        verdict=verdict(result, faults),
+        faults=faults,
+        starts=_starts(result),
+        noun="stage" if result.details or result.gates else "model",
+        has_parameters=any(stage.parameters is not None for stage in result.stages),
+        has_macs=any(stage.macs is not None for stage in result.stages),
         tiles=tiles(result),
         batches=_batches(result),
         metric=_metric_name(result),
@@ -92,38 +105,9 @@ def _option_text(value: Any) -> str:
     return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
-def verdict(result: Result) -> list[str]:
-    """The verdict in sentences: the last stage against the reference, the gates, and doubts about the machine."""
-    stage = last_stage(result)
-    sentences = []
-    if stage.stage != result.reference:
-        speeds = [_speed_words(batch, entry) for batch, entry in sorted(stage.latency.items()) if entry.ratio]
-        first = [speeds[0].replace(" at batch", f" than “{result.reference}” at batch", 1)] if speeds else []
-        parts = [*first, _size_words(result, stage), _loss_words(result, stage)]
-        sentences.append(f"“{stage.stage}” is {_joined([part for part in parts if part])}.")
-        sentences += [f"It is {speed}." for speed in speeds[1:]]
-    missed = [gate for gate in result.gates if not gate.passed]
-    if result.gates:
-        number = len(result.gates)
-        passed = "The gate passed." if number == 1 else f"All {number} gates passed."
-        failed = "The gate was not passed." if number == 1 else f"{len(missed)} of {number} gates were not passed."
-        sentences.append(failed if missed else passed)
-    noisy = [run for run in result.runs if run.noise.status == "NOISY"]
-    if noisy:
-        where = ", ".join(str(run.batch) for run in noisy)
-        sentences.append(f"Latency at batch {where} was measured on a busy machine, so no decision can be based on it.")
-    return sentences
-
-
-def last_stage(result: Result) -> StageEntry:
-    """The stage of the verdict: the last one with accuracy and latency, or else the last one."""
-    full = [stage for stage in result.stages if stage.latency and stage.metric]
-    return (full or list(result.stages))[-1]
-
-
 def tiles(result: Result) -> list[dict[str, str]]:
     """The three or four most important numbers."""
-    stage, reference = last_stage(result), result.stage(result.reference)
+    stage, reference = headline(result), result.stage(result.reference)
     if stage.stage == reference.stage:
         return []
     shown = [_speed_tile(batch, entry) for batch, entry in sorted(stage.latency.items())[:2] if entry.ratio]
@@ -134,7 +118,7 @@ def tiles(result: Result) -> list[dict[str, str]]:
     if stage.metric and stage.drop and stage.drop.value is not None:
         name = stage.metric.name
         note = f"{_change_range(name, stage.drop)}, {formatting.percent(stage.drop.confidence)} interval"
-        value = formatting.drop_value(name, _negative(name, stage.drop.value), signed=True)
+        value = formatting.drop_value(name, change_of(name, stage.drop.value), signed=True)
         shown.append({"value": value, "name": name, "note": note})
     return shown
 
@@ -150,57 +134,6 @@ def _change_range(name: str, drop: Spread) -> str:
 def _speed_tile(batch: int, entry: LatencyEntry) -> dict[str, str]:
     note = f"{formatting.range_text(entry.ratio)}, {formatting.time_text(entry.median_ms.value)}"
     return {"value": formatting.ratio_text(entry.ratio), "name": f"speed at batch {batch}", "note": note}
-
-
-def _speed_words(batch: int, entry: LatencyEntry) -> str:
-    """``3.1× faster at batch 1 (95 % CI 3.0 to 3.2)``."""
-    ratio = entry.ratio
-    if ratio is None or not ratio.value:
-        return ""
-    ends = [ratio.low, ratio.high]
-    how = f"{formatting.digits(ratio.value)}× faster"
-    if entry.verdict == "slower":
-        ends = [1 / end if end else None for end in reversed(ends)]
-        how = f"{formatting.digits(1 / ratio.value)}× slower"
-    elif entry.verdict == "cannot tell":
-        how = "not measurably faster or slower"
-    if ends == [None, None]:
-        return f"{how} at batch {batch} (not bounded: too few rounds)"
-    span = " to ".join("not bounded" if end is None else formatting.digits(end) for end in ends)
-    return f"{how} at batch {batch} ({formatting.percent(ratio.confidence)} CI {span})"
-
-
-def _size_words(result: Result, stage: StageEntry) -> str:
-    ratio = result.stage(result.reference).size_bytes / max(stage.size_bytes, 1)
-    return f"{formatting.digits(ratio)}× smaller" if ratio >= 1 else f"{formatting.digits(1 / ratio)}× larger"
-
-
-def _loss_words(result: Result, stage: StageEntry) -> str:
-    if stage.metric is None or stage.drop is None or stage.drop.value is None:
-        return ""
-    name, drop = stage.metric.name, stage.drop
-    assert drop.value is not None
-    change = formatting.drop_value(name, _negative(name, drop.value), signed=True)
-    ends = sorted(_negative(name, end) for end in (drop.high, drop.low) if end is not None)
-    span = " to ".join(
-        formatting.drop_value(name, end, signed=True).removesuffix(" pp").removesuffix(" dB") for end in ends
-    )
-    gate = next((g for g in result.gates if g.stage == stage.stage and g.kind == "accuracy_drop"), None)
-    remark = ""
-    if gate is not None:
-        remark = {"passed": ", within the gate", "failed": ", outside the gate"}.get(gate.verdict, ", gate undecided")
-    elif (drop.low or 0) <= 0 <= (drop.high or 0):
-        remark = ", no difference shown"
-    return f"with {name} {change} ({formatting.percent(drop.confidence)} CI {span}{remark})"
-
-
-def _negative(name: str, loss: float) -> float:
-    """The change of the metric: minus the loss, or the loss itself for error metrics."""
-    return -loss if HIGHER_IS_BETTER[name] else loss
-
-
-def _joined(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}".replace(" and with ", ", with ")
 
 
 def _stage_cells(result: Result, stage: StageEntry) -> dict[str, Any]:
@@ -226,6 +159,24 @@ def _latency_cell(entry: LatencyEntry | None) -> dict[str, str]:
         "range": formatting.range_text(entry.ratio),
     }
     return {**shown, "verdict": {"faster": "good", "slower": "bad", "cannot tell": "doubt"}.get(entry.verdict, "")}
+
+
+def _starts(result: Result) -> list[dict[str, str]]:
+    """The start of each model in milliseconds, as text."""
+    return [
+        {
+            "stage": stage.stage,
+            "import": formatting.time_text(1e3 * start.import_s),
+            "load": formatting.time_text(1e3 * start.load_s),
+            "cold": formatting.time_text(None if start.cold_file_load_s is None else 1e3 * start.cold_file_load_s),
+            "first": formatting.time_text(1e3 * start.first_s),
+            "steady": formatting.time_text(1e3 * start.steady_s),
+            "memory": formatting.bytes_text(stage.memory.model_bytes if stage.memory else None),
+            "starts": str(start.starts),
+        }
+        for stage in result.stages
+        if (start := stage.start) is not None
+    ]
 
 
 def _percentiles(result: Result) -> list[dict[str, Any]]:

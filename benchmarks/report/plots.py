@@ -1,4 +1,4 @@
-"""Plots of the report as inline SVG: accuracy against latency, sizes, intervals, blocks and training curves."""
+"""All plots of the report as inline SVG; here those of intervals, sizes and training curves."""
 
 from __future__ import annotations
 
@@ -6,27 +6,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from matplotlib.axes import Axes
-
-from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ..result import Result, Spread
-from ..timing.statistics import log_ratios
 from . import formatting
-from .drawing import COLOUR, SERIES, axes, dot, drawn, label_points, scale, whisker
+from .call_plots import blocks, distribution, over_time, sustained
+from .drawing import COLOUR, SERIES, Plot, axes, beside, dot, drawn, named_rows, no_difference, scale, whisker
+from .start_plot import starts
+from .tradeoff_plots import span_of, tradeoffs
 
 ROW = 26
+MANY = 40
+"""Rows of a figure of speeds above which it has the smallest and the largest batch size alone."""
 NOT_CURVES = {"epoch", "lr", "learning_rate", "seconds", "step", "time"}
-Coordinates = str | tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A drawing with its heading and a sentence that explains it."""
-
-    title: str
-    caption: str
-    svg: str
-    keys: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,41 +32,17 @@ class Row:
 
 def all_plots(result: Result) -> list[Plot]:
     """All plots for which there are numbers, the most informative first."""
-    made = [pareto(result), forest(result), drops(result), sizes(result)]
-    made += [blocks(result, run.batch) for run in result.runs]
-    made += curves(result)
+    made = [*tradeoffs(result), forest(result), drops(result), sizes(result), starts(result)]
+    made += [plot for run in result.runs for plot in (distribution(result, run), over_time(result, run))]
+    made += [sustained(result), *(blocks(result, run) for run in result.runs), *curves(result)]
     return [plot for plot in made if plot is not None]
-
-
-def pareto(result: Result) -> Plot | None:
-    """The metric against latency at the smallest batch size, both with intervals."""
-    batches = sorted({batch for stage in result.stages for batch in stage.latency})
-    chosen = [stage for stage in result.stages if stage.metric and batches and batches[0] in stage.latency]
-    if len(chosen) < 2 or chosen[0].metric is None:
-        return None
-    times = [_span(stage.latency[batches[0]].median_ms) for stage in chosen]
-    metrics = [_span(stage.metric) for stage in chosen]
-    name = chosen[0].metric.name
-    better = "Up" if HIGHER_IS_BETTER[name] else "Down"
-    with axes(330) as ax:
-        scale(ax.xaxis, [end for span in times for end in span], log=True, show=formatting.digits_short)
-        scale(
-            ax.yaxis, [end for span in metrics for end in span], show=lambda value: formatting.metric_tick(name, value)
-        )
-        ax.set_xlabel(f"latency at batch {batches[0]}, ms (log scale)")
-        for stage, time, metric in zip(chosen, times, metrics, strict=True):
-            colour = COLOUR["ref" if stage.stage == result.reference else "s0"]
-            whisker(ax, (metric[0], metric[2]), time[1], colour, vertical=True)
-            whisker(ax, (time[0], time[2]), metric[1], colour)
-            dot(ax, time[1], metric[1], colour)
-        places = [(time[1], metric[1], stage.stage) for stage, time, metric in zip(chosen, times, metrics, strict=True)]
-        label_points(ax, places)
-        svg = drawn(ax, f"{name} against latency")
-    return Plot(f"{name} against latency", f"{better} and to the left is better. Bars show the intervals.", svg)
 
 
 def forest(result: Result) -> Plot | None:
     """How many times faster than the reference, with intervals, per stage and batch size."""
+    timed = sorted({batch for stage in result.stages for batch in stage.latency})
+    many = len(result.stages) * len(timed) > MANY
+    batches = [timed[0], timed[-1]] if many else timed
     rows = [
         Row(
             stage.stage,
@@ -85,10 +51,9 @@ def forest(result: Result) -> Plot | None:
             index,
         )
         for stage in result.stages
-        for index, (_, entry) in enumerate(sorted(stage.latency.items()))
+        for index, entry in ((k, stage.latency[batch]) for k, batch in enumerate(batches) if batch in stage.latency)
         if entry.ratio is not None
     ]
-    batches = sorted({batch for stage in result.stages for batch in stage.latency})
     caption = f"Speedup over {result.reference}. An interval that crosses the line at 1 shows no difference."
     keys = tuple((f"batch {batch}", index) for index, batch in enumerate(batches))
     label, show = "times faster (log scale)", lambda value: f"{formatting.digits_short(value)}×"
@@ -119,7 +84,7 @@ def sizes(result: Result) -> Plot:
     """Bytes of every stage's file."""
     reference = result.stage(result.reference).size_bytes
     with axes(16 + len(result.stages) * ROW) as ax:
-        _rows(ax, [stage.stage for stage in result.stages])
+        named_rows(ax, [stage.stage for stage in result.stages])
         ax.set_xlim(0, max(stage.size_bytes for stage in result.stages) or 1)
         ax.xaxis.set_visible(False)
         ax.grid(visible=False)
@@ -128,35 +93,9 @@ def sizes(result: Result) -> Plot:
             first = stage.stage == result.reference
             share = "" if first else f", ÷ {formatting.digits(reference / max(stage.size_bytes, 1))}"
             ax.barh(row, stage.size_bytes, height=0.62, color=COLOUR["ref" if first else "s0"])
-            _label(ax, (stage.size_bytes, row), formatting.bytes_text(stage.size_bytes) + share)
+            beside(ax, (stage.size_bytes, row), formatting.bytes_text(stage.size_bytes) + share)
         svg = drawn(ax, "size on disk")
     return Plot("size on disk", f"Bytes of the file, and how many times smaller than {result.reference} it is.", svg)
-
-
-def blocks(result: Result, batch: int) -> Plot | None:
-    """The ratio of every round, in order of time, which shows drift and disturbances."""
-    timed = {stage.stage: stage.latency[batch].blocks_ms for stage in result.stages if batch in stage.latency}
-    run = next(run for run in result.runs if run.batch == batch)
-    reference = timed.pop(run.reference, None)
-    if reference is None or not timed:
-        return None
-    shown = dict(list(timed.items())[-SERIES:])
-    ratios = {name: [math.exp(log) for log in log_ratios(reference, values)] for name, values in shown.items()}
-    with axes(258) as ax:
-        scale(ax.xaxis, [1, max(run.rounds, 2)], show=lambda value: f"{value:g}", whole=True)
-        every = [value for values in ratios.values() for value in values]
-        scale(ax.yaxis, [*every, 1.0], log=True, show=lambda value: f"{formatting.digits_short(value)}×")
-        ax.set_xlabel("round")
-        _zero(ax.axhline, 1.0)
-        for index, values in enumerate(ratios.values()):
-            colour = COLOUR[f"s{index}"]
-            ax.scatter(range(1, len(values) + 1), values, s=20, color=colour, alpha=0.7, linewidths=0)
-            ax.axhline(sorted(values)[len(values) // 2], color=colour, linewidth=1.6, alpha=0.75)
-        svg = drawn(ax, f"ratios by round at batch {batch}")
-    noise = "" if run.noise.status == "VALID" else f" The machine was busy: {'; '.join(run.noise.reasons)}."
-    caption = f"Each point compares one block of a stage with the block of {run.reference} in the same round.{noise}"
-    keys = tuple((name, index) for index, name in enumerate(ratios))
-    return Plot(f"rounds at batch {batch}", caption, svg, keys)
 
 
 def curves(result: Result) -> list[Plot]:
@@ -207,48 +146,22 @@ def _intervals(
     """One row per interval, with a line at ``zero`` and the numbers to the right."""
     if not rows:
         return None
-    spans = [_span(row.spread) for row in rows]
+    spans = [span_of(row.spread) for row in rows]
     bounds = [row.bound for row in rows if row.bound is not None]
     with axes(50 + len(rows) * ROW) as ax:
-        _rows(ax, ["" if k and rows[k - 1].label == row.label else row.label for k, row in enumerate(rows)])
+        named_rows(ax, ["" if k and rows[k - 1].label == row.label else row.label for k, row in enumerate(rows)])
         scale(ax.xaxis, [*(end for span in spans for end in span), *bounds, zero], log, show)
         ax.set_xlabel(label)
-        _zero(ax.axvline, zero)
+        no_difference(ax.axvline, zero)
         for k, (row, span) in enumerate(zip(rows, spans, strict=True)):
             colour = COLOUR[f"s{row.series % SERIES}"]
             whisker(ax, (span[0], span[2]), k, colour)
             dot(ax, min(max(span[1], ax.get_xlim()[0]), ax.get_xlim()[1]), k, colour)
-            _label(ax, (1.0, k), row.shown, ("axes fraction", "data"))
+            beside(ax, (1.0, k), row.shown, ("axes fraction", "data"))
             if row.bound is not None:
                 ax.vlines(row.bound, k - 0.35, k + 0.35, colors=COLOUR["bad"], linewidth=2.5)
         svg = drawn(ax, title)
     return Plot(title, caption, svg)
-
-
-def _rows(ax: Axes, labels: Sequence[str]) -> None:
-    """One row per label, the first on top."""
-    ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.tick_params("y", labelcolor=COLOUR["ink"], labelsize=12)
-    for text in ax.get_yticklabels():
-        text.set_fontweight("bold")
-    ax.grid(visible=False, axis="y")
-
-
-def _label(ax: Axes, place: tuple[float, float], text: str, coordinates: Coordinates = "data") -> None:
-    """Text to the right of a place, also outside the plot."""
-    ax.annotate(text, place, xycoords=coordinates, xytext=(8, 0), textcoords="offset points", va="center",
-                color=COLOUR["soft"], annotation_clip=False)  # fmt: skip
-
-
-def _zero(draw: Callable[..., object], place: float) -> None:
-    """The line of no difference."""
-    draw(place, color=COLOUR["faint"], linewidth=1.4, linestyle=(0, (3, 3)))
-
-
-def _span(spread: Spread | None) -> tuple[float, float, float]:
-    interval = spread.interval() if spread is not None else Spread(value=0, low=0, high=0, confidence=0.5).interval()
-    return interval.low, interval.value, interval.high
 
 
 def _scaled(spread: Spread, scale: float) -> Spread:

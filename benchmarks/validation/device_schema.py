@@ -27,14 +27,22 @@ class PlanOfDevice(_Written):
     call_ns: float = Field(ge=0, description="duration of a call in the calibration, in nanoseconds")
 
 
+class SpanEnd(_Written):
+    """One end of a span of time in which energy was counted."""
+
+    t: float = Field(description="seconds of the monotonic clock of the device")
+    unix_s: float = Field(description="seconds since 1970")
+    microjoules: dict[str, int] = Field(description="the energy counters of the device by name; empty without any")
+
+
 class DevicePart(_Written):
     """One part of a run: ``NAME.json``; the raw numbers are in ``NAME.npz`` beside it."""
 
-    kind: Literal["latency", "accuracy", "cold"] = Field(description="what was measured")
+    kind: Literal["latency", "accuracy", "cold", "energy", "idle"] = Field(description="what was measured")
     error: str = Field(default="", description="why the part failed; empty if it did not")
     seed: int = Field(description="seed of the order of blocks")
     manifest: Sha256 = Field(description="SHA-256 of the description of the bundle")
-    threads: int = Field(ge=0, description="threads of the runtime")
+    threads: int = Field(default=0, ge=0, description="threads of the runtime")
     candidate: str = Field(default="", description="the model of a start or of an accuracy")
     candidates: tuple[str, ...] = Field(default=(), description="the models of a timing")
     reference: str = Field(default="", description="the reference of a timing")
@@ -47,7 +55,11 @@ class DevicePart(_Written):
     stopped: str = Field(default="", description="why a timing was enough: precise, or time")
     step_ns: int = Field(default=0, ge=0, description="smallest step of the clock, in nanoseconds")
     seconds_used: float = Field(default=0.0, ge=0, description="duration of a timing")
-    rows: int = Field(default=0, ge=0, description="number of computed samples of an accuracy")
+    rows: int = Field(default=0, ge=0, description="computed samples of an accuracy; rows per call of an energy")
+    calls: int = Field(default=0, ge=0, description="calls of an energy; most calls of a start")
+    turn: int = Field(default=0, ge=0, description="the turn of an energy")
+    begun: SpanEnd | None = Field(default=None, description="beginning of an energy or of a pause")
+    ended: SpanEnd | None = Field(default=None, description="end of an energy or of a pause")
     import_s: float | None = Field(default=None, description="start: import of the runtime, in seconds")
     load_s: float | None = Field(default=None, description="start: opening of the model, in seconds")
     first_s: float | None = Field(default=None, description="start: first inference, in seconds")

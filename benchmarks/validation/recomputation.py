@@ -16,8 +16,8 @@ from .stored_rounds import StoredRounds
 
 CLOSE = 1e-5
 """Relative difference of two figures that are the same: times of rounds have seven digits."""
-CLOSE_P = 2e-3
-"""Difference of two p values that are the same: a tie that is broken the other way changes them a little."""
+LOOSE = {"p_value": (0.0, 2e-3), "p_holm": (0.0, 4e-3), "drift": (1e-2, 1e-2)}
+"""Relative and absolute differences of figures that small changes move: ties that are broken the other way, slopes."""
 FROM_RAW = (
     "median_ms",
     "wall_ms",
@@ -95,7 +95,8 @@ class Recomputation:
 
     def _same(self, where: str, what: str, whose: str, said: Any, found: Any, source: str = "raw times") -> None:
         self.figures += 1
-        if not _equal(said, found, CLOSE_P if where.endswith(("p_value", "p_holm")) else 0.0):
+        relative, absolute = next((LOOSE[part] for part in where.split(".") if part in LOOSE), (CLOSE, 1e-9))
+        if not _equal(said, found, relative, absolute):
             unit = " ms" if "_ms" in where else ""
             told, gives = (f"{_shown(value)}{'' if value is None else unit}" for value in (said, found))
             self.faults.append(f"{where}: {what} of {whose} says {told}; its {source} give {gives}")
@@ -167,9 +168,9 @@ def _leaves(path: str, said: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
         yield path, said, found
 
 
-def _equal(said: Any, found: Any, tolerance: float) -> bool:
+def _equal(said: Any, found: Any, relative: float, absolute: float) -> bool:
     if isinstance(said, float | int) and isinstance(found, float | int):
-        return math.isclose(said, found, rel_tol=CLOSE, abs_tol=max(tolerance, 1e-9))
+        return math.isclose(said, found, rel_tol=relative, abs_tol=absolute)
     return bool(said == found)
 
 

@@ -214,6 +214,7 @@ def _shown(
     made: Artifact, out: Path, host: str, metric: MetricName | None, screen: Console, meter: Path | None
 ) -> dict[str, Any]:
     """Read results, print their tables, and write them beside the raw numbers; the same for ``--json``."""
+    from ...benchmarks.device_evidence import with_evidence
     from ...benchmarks.edge.device_result import device_name, results_of
     from ...benchmarks.edge.device_summary import COLUMNS, lines_of_device, rows_of_models
     from ...benchmarks.edge.energy import COLUMNS as ENERGY
@@ -233,7 +234,8 @@ def _shown(
     except RetortError as error:  # the other results are told all the same
         found, refused = [], error
     written = []
-    for one in results_of(pulled, metric, host, found):
+    for plain in results_of(pulled, metric, host, found):
+        one = with_evidence(plain, pulled)
         print_table(one, screen)
         run = one.runs[0] if one.runs else None
         path = out / (f"result-t{run.threads}-{one.id[:8]}.json" if run else "result-without-times.json")

@@ -14,7 +14,7 @@ from measured_results import SPEEDS, measured
 
 from retort.__main__ import main
 from retort.benchmarks import result, spreads
-from retort.benchmarks.report import compare, formatting, html_report, plots, table
+from retort.benchmarks.report import compare, formatting, html_report, plots, table, verdict
 from retort.core.errors import ArtifactError, MissingFileError, UserError
 from retort.core.metrics.intervals import Interval
 from retort.core.options.stage_options import MetricName
@@ -186,12 +186,12 @@ def test_report_is_one_safe_small_file(found: result.Result, tmp_path: Path) -> 
     assert "<fine>" not in page
     assert "&lt;fine&gt;" in page
     assert "<x>" not in page
-    assert reader.tags.count("svg") == len(plots.all_plots(found)) == 8
+    assert reader.tags.count("svg") == len(plots.all_plots(found)) == 13
 
 
 def test_report_says_the_verdict_first_and_keeps_the_evidence(found: result.Result) -> None:
     """The headline has speed, size and accuracy with intervals; hash, machine and command are on the page."""
-    first = html_report.verdict(found)[0]
+    first = verdict.verdict(found)[0]
     speed = known(found.stage("export").latency[1].ratio)
     assert first.startswith(f"“export” is {speed.value:.2f}× faster than “train” at batch 1 (95 % CI")
     assert "3.00× smaller" in first
@@ -217,13 +217,13 @@ def test_verdict_is_honest_about_slower_and_undecided(found: result.Result) -> N
         stage = export.model_copy(update={"latency": {1: latency}})
         stages = (*found.stages[:2], stage)
         changed = found.model_copy(update={"stages": stages, "runs": (noisy,), "gates": (gate,)})
-        return " ".join(html_report.verdict(changed))
+        return " ".join(verdict.verdict(changed))
 
     assert "2.00× slower than “train” at batch 1 (95 % CI 1.67 to 2.50)" in told(slower)
     assert "not measurably faster or slower" in told(unsure)
     assert "gate undecided" in told(unsure)
     assert "The gate was not passed." in told(unsure)
-    assert "no decision can be based on it" in told(unsure)
+    assert told(unsure).startswith("NOISY, so no decision can be based on these times: “export”")
 
 
 def test_report_of_the_least_possible_result(found: result.Result) -> None:
@@ -283,7 +283,7 @@ def test_regression_metrics_are_shown_in_their_own_unit(tmp_path: Path) -> None:
     """For MSE the loss is an increase and not in percentage points, in table and report."""
     found = measured(tmp_path, metric="mse")
     assert "pp" not in " ".join(cell for row in table.table_rows(found)[1] for cell in row)
-    assert " with mse +" in html_report.verdict(found)[0]
+    assert " with mse +" in verdict.verdict(found)[0]
 
 
 @pytest.mark.parametrize(("metric", "name"), [("mse", "rise"), ("accuracy", "drop")])

@@ -41,7 +41,7 @@ class Result(MeasuredResult):
         return Path(path)
 
     def __str__(self) -> str:
-        from ....benchmarks.report.html_report import verdict
+        from ....benchmarks.report.verdict import verdict
 
         columns, rows = self.table()
         table = Table(title=Text(self.title), title_justify="left", pad_edge=False)
@@ -58,7 +58,7 @@ class Result(MeasuredResult):
         return f"Result '{self.title}': {counted(self.stages, 'model')}, reference {self.reference}\n{self}"
 
     def _repr_html_(self) -> str:
-        from ....benchmarks.report.html_report import verdict
+        from ....benchmarks.report.verdict import verdict
 
         columns, rows = self.table()
         notes = "".join(f"<p>{sentence}</p>" for sentence in map(notebook.text, [*verdict(self), *self.notes]))

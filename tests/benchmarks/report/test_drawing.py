@@ -59,7 +59,7 @@ def test_the_same_numbers_give_the_same_bytes() -> None:
     found = outcome(stage("train"), stage("export", 0.88, 0.4, spread(0.5, 1.0, 2.0)))
     first, second = ([plot.svg for plot in plots.all_plots(found)] for _ in range(2))
     assert first == second
-    assert len(first) == 3
+    assert len(first) == 4
 
 
 def test_plots_take_the_colours_and_the_font_of_the_page() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from retort.benchmarks.report.html_report import last_stage, render, tiles
+from retort.benchmarks.report.html_report import render, tiles
 from retort.benchmarks.report.plots import curves
+from retort.benchmarks.report.verdict import headline
 from retort.benchmarks.result import GateEntry, Result, ShipEntry, Spread, load_result
 from retort.benchmarks.stage_details import Curve, FloatLayer, OutputNoise, Proof, StageDetails
 
@@ -141,7 +142,7 @@ def test_remarks_on_the_machine_are_shown(result: Result) -> None:
 
 def test_a_tile_has_one_sign(result: Result) -> None:
     """The interval of the accuracy tile contains its value, in the same sign."""
-    last = last_stage(result)
+    last = headline(result)
     drop = Spread(value=-0.0028, low=-0.0156, high=0.0078, confidence=0.95)
     changed = [stage.model_copy(update={"drop": drop}) if stage == last else stage for stage in result.stages]
     tile = tiles(result.model_copy(update={"stages": tuple(changed)}))[-1]
