@@ -102,9 +102,10 @@ def _gates(result: Result) -> list[str]:
     missed = [gate for gate in result.gates if not gate.passed]
     if not result.gates:
         return []
-    number = len(result.gates)
-    passed = "The gate passed." if number == 1 else f"All {number} gates passed."
-    failed = "The gate was not passed." if number == 1 else f"{len(missed)} of {number} gates were not passed."
+    every = counted(len(result.gates), "gate")
+    alone = len(result.gates) == 1
+    passed = "The gate passed." if alone else f"All {every} passed."
+    failed = "The gate was not passed." if alone else f"{len(missed)} of {every} were not passed."
     return [failed if missed else passed]
 
 
