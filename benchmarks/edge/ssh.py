@@ -102,6 +102,9 @@ class Device:
                 if words in told.lower():
                     raise LinkLost(f"{self.host} cannot be reached: {what}", remedy.format(host=self.host))
             raise LinkLost(f"the connection to {self.host} failed: {last}", "try again; what has arrived stays")
+        if "No space left on device" in last or "Disk quota exceeded" in last:
+            told = f"the disk of {self.host} is full: {last}"
+            raise MachineError(told, "free some space there, or choose another --folder; the same command goes on")
         raise MachineError(f"{self.host}: {last}", "see what it says")
 
     def ask(self, question: str, given: bytes = b"", timeout_s: float = 600.0) -> Any:

@@ -29,11 +29,37 @@ def main() -> None:
         "onnxruntime": next(filter(None, map(version, RUNTIMES)), ""),
         "openvino": version("openvino"),
         "free": shutil.disk_usage(sys.argv[1]).free,
-        "available": memory.get("MemAvailable"),
+        "available": min((one for one in (memory.get("MemAvailable"), headroom()) if one is not None), default=None),
         "executable": sys.executable,
         "board": board(),
     }
     sys.stdout.write(json.dumps(found) + "\n")
+
+
+def headroom() -> "int | None":
+    """Memory that the control group of this process may still use; None without a limit."""
+    found = []
+    for line in words_of("/proc/self/cgroup"):
+        number, kinds, own = line.split(":", 2)
+        if number != "0" and "memory" not in kinds.split(","):
+            continue
+        names = ("max", "current") if number == "0" else ("limit_in_bytes", "usage_in_bytes")
+        for group in {"", own.rstrip("/")}:
+            base = "/sys/fs/cgroup" + ("" if number == "0" else "/memory") + group
+            most, used = ("".join(words_of(f"{base}/memory.{name}")) for name in names)
+            files = [line.split()[1] for line in words_of(f"{base}/memory.stat") if line.startswith("inactive_file ")]
+            if most.isdigit() and used.isdigit():
+                found.append(max(0, int(most) - int(used) + int(*files)))
+    return min(found, default=None)
+
+
+def words_of(path: str) -> "list[str]":
+    """The lines of a file; none if it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
 
 
 def board() -> str:

@@ -40,7 +40,7 @@ def described(root: Path = Path("/"), folder: Path = Path()) -> dict[str, Any]:
             "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         },
         "memory_bytes": memory_bytes(root, "MemTotal"),
-        "available_bytes": memory_bytes(root, "MemAvailable"),
+        "available_bytes": available_bytes(root),
         "cgroup": {"cpu": _cgroup(root, "cpu.max"), "memory": _cgroup(root, "memory.max")},
         "disk_free_bytes": shutil.disk_usage(folder).free,
         "packages": versions(),
@@ -94,6 +94,27 @@ def memory_bytes(root: Path, field: str) -> int | None:
         key, _, value = line.partition(":")
         if key == field and value.split()[:1]:
             return int(value.split()[0]) * 1024
+    return None
+
+
+def available_bytes(root: Path) -> int | None:
+    """Memory that this process may still use: what is available, or less where its control group has a limit."""
+    found = [memory_bytes(root, "MemAvailable")]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, kinds, own = line.split(":", 2)
+        if number == "0" or "memory" in kinds.split(","):
+            base = root / "sys/fs/cgroup" / ("" if number == "0" else "memory")
+            found += [_headroom(folder) for folder in {base, base / own.lstrip("/")}]
+    return min((value for value in found if value is not None), default=None)
+
+
+def _headroom(group: Path) -> int | None:
+    """What a control group may use beyond what it uses, apart from files that can be dropped; None without a limit."""
+    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        most, now = _text(group / limit), _text(group / used)
+        if most.isdigit() and now.isdigit():
+            stat = dict(line.split()[:2] for line in _text(group / "memory.stat").splitlines())
+            return max(0, int(most) - int(now) + int(stat.get("inactive_file", 0)))
     return None
 
 

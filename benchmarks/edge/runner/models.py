@@ -40,12 +40,7 @@ def imported(runtime: str) -> Any:
 
 
 class Model:
-    """An opened candidate.
-
-    Args:
-        folder: the bundle.
-        candidate: its entry in the manifest.
-        threads: threads of the runtime; the calling one counts.
+    """An opened candidate; the calling thread counts among ``threads``.
 
     Raises:
         RuntimeError: the runtime cannot open it; the message has the runtime's words.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import SCHEMA
-from .device import described, memory_bytes
+from .device import available_bytes, described
 from .planned_parts import planned_parts
 from .sensors import Recorder, Sensors
 from .unpacked_wheels import add, site_of
@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> int:
     except Refused as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except OSError as error:
+        return _stuck(given.out, f"{error.strerror}: {error.filename or given.out}; what is finished stays")
 
 
 def _locked_run(folder: Path, out: Path) -> int:
@@ -114,7 +116,7 @@ def checked(folder: Path) -> dict[str, Any]:
 
 
 def _fits(manifest: dict[str, Any]) -> None:
-    free, needed = memory_bytes(Path("/"), "MemAvailable"), int(manifest["needs_bytes"])
+    free, needed = available_bytes(Path("/")), int(manifest["needs_bytes"])
     if free is not None and needed > free:
         raise Refused(f"the models need about {needed >> 20} MB of memory, and {free >> 20} MB are available")
 
@@ -150,13 +152,19 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-class Run:
-    """All parts of a manifest, in order.
+def _stuck(out: Path, why: str) -> int:
+    """Say that a file cannot be written, also on a full disk, where a file that is there can still be changed."""
+    sys.stderr.write(f"{why}\n")
+    with contextlib.suppress(OSError, ValueError), (out / "status.json").open("r+", encoding="utf-8") as file:
+        state = {**json.load(file), "state": "refused", "why": why}
+        file.seek(0)
+        file.write(json.dumps(state))
+        file.truncate()
+    return 2
 
-    Args:
-        folder: the bundle.
-        out: where the parts, the sensors and the state are written.
-    """
+
+class Run:
+    """All parts of a manifest, in order; parts, sensors and state are written to ``out``."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], out: Path) -> None:
         self.folder, self.manifest, self.out = folder, manifest, out

@@ -1,4 +1,4 @@
-"""A real sshd on loopback: a run, a link that is cut in the middle of each step, and faults of the real ssh."""
+"""Real ssh on loopback, to sshd where it is and to asyncssh everywhere: links that are cut, and faults of ssh."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from retort.core.artifact import Artifact
 from retort.core.console import SILENT
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+SERVER = Path(__file__).resolve().parents[2] / "ssh_server.py"
+SERVERS = ["OpenSSH", "asyncssh"]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path(SSHD).is_file() or shutil.which("ssh-keygen") is None, reason="there is no sshd here"),
+    pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="there is no ssh client here"),
 ]
 
 
 class Daemon:
-    """An sshd of this user, with keys of its own."""
+    """A server of this user that the real ssh client connects to, with keys of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.let_in = folder, 0, False
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind, self.port, self.let_in = folder, kind, 0, False
         for name in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
         shutil.copyfile(folder / "user.pub", folder / "authorized")
-        Path("/run/sshd").mkdir(exist_ok=True)
         self.start()
 
     def start(self) -> None:
@@ -58,12 +59,16 @@ class Daemon:
 
     def _begin(self) -> None:
         self.port = self.port or free_port()
-        (self.folder / "config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder / 'host'}\nPidFile none\nStrictModes no\n"
-            f"AuthorizedKeysFile {self.folder / 'authorized'}\nPasswordAuthentication no\nUsePAM no\n"
-        )
-        with (self.folder / "log").open("ab") as log:
+        keys = [str(self.folder / name) for name in ("host", "authorized")]
+        command = [sys.executable, str(SERVER), str(self.port), *keys]
+        if self.kind == "OpenSSH":
+            Path("/run/sshd").mkdir(exist_ok=True)
+            (self.folder / "config").write_text(
+                f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder / 'host'}\nPidFile none\n"
+                f"StrictModes no\nAuthorizedKeysFile {keys[1]}\nPasswordAuthentication no\nUsePAM no\n"
+            )
             command = [SSHD, "-D", "-e", "-f", str(self.folder / "config")]
+        with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
 
     def cut(self) -> None:
@@ -73,7 +78,7 @@ class Daemon:
             for one in (root, *root.children(recursive=True)):
                 # what measures has a session of its own and no longer belongs to it
                 with suppress(psutil.NoSuchProcess):
-                    if "sshd" in one.name():
+                    if "sshd" in one.name() or one.pid == self.process.pid:
                         one.kill()
         self.process.wait()
 
@@ -85,10 +90,12 @@ class Daemon:
         return device_of(f"{user}@127.0.0.1", folder, options, sys.executable)
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """An sshd that listens on loopback."""
-    made = Daemon(tmp_path_factory.mktemp("sshd"))
+@pytest.fixture(scope="module", params=SERVERS)
+def daemon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A server that listens on loopback."""
+    if request.param == "OpenSSH" and not Path(SSHD).is_file():
+        pytest.skip("there is no sshd here")
+    made = Daemon(tmp_path_factory.mktemp("sshd"), request.param)
     yield made
     made.cut()
 
@@ -102,7 +109,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def test_a_run_over_real_ssh_survives_cut_links(daemon: Daemon, made: Artifact, tmp_path: Path) -> None:
-    """The daemon is killed while files are sent and while it measures; everything goes on, and nothing is left."""
+    """The server is killed while it gets files, while it measures and while it sends results; everything goes on."""
     device = daemon.device(folder=str(tmp_path / "there")).absolute()
     device_run.require_ready(device, device_run.look(device))
     sent: list[int] = []
@@ -124,6 +131,16 @@ def test_a_run_over_real_ssh_survives_cut_links(daemon: Daemon, made: Artifact, 
     time.sleep(1.0)
     daemon.start()
     assert device_run.wait(device, SILENT)["state"] == "finished"
+    files = json.loads(Path(device.folder, "out/result.json").read_text())["files"]
+    received: list[int] = []
+
+    def cutting_back(size: int) -> None:
+        received.append(size)
+        daemon.cut()
+
+    with pytest.raises(LinkLost):
+        device.pull(tmp_path / "home", files, cutting_back)
+    daemon.start()
     out = device_run.pull(device, tmp_path / "home", SILENT)
     pulled = read_results(made.path, out)
     assert pulled.state == "finished"
