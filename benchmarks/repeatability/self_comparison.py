@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
@@ -71,7 +72,7 @@ def compared(model: Artifact, options: BenchOptions, seeds: range, batch: int) -
     feeds = random_feeds(session.signature, batch)
     session.close()
     for seed in seeds:
-        asked = options.model_copy(update={"seed": seed, "batch_sizes": (batch,)})
+        asked, began = options.model_copy(update={"seed": seed, "batch_sizes": (batch,)}), time.time()
         found = compare_sessions(openers, feeds, asked)[batch]
         ratio = found.ratio_of(NAMES[1])
         times = {name: found.candidates[name].block_medians_ms for name in NAMES}
@@ -83,6 +84,7 @@ def compared(model: Artifact, options: BenchOptions, seeds: range, batch: int) -
             "tendency": ratio.tendency,
             "noisy": list(ratio.doubts),
             "clock": found.clock,
+            "began": round(began, 3),
             "seconds": found.seconds,
             "stopped": found.stopped,
             "turns": list(found.turns),

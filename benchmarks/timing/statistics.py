@@ -23,7 +23,7 @@ Verdict = Literal["reference", "faster", "slower", "cannot tell"]
 PERCENTILE_CONFIDENCE = 0.99
 MEDIAN_RESAMPLES = 4_000
 FLIPS = 4_000
-LOWEST, LOW, FLOOR, LEAST = 0.05, 0.25, 0.01, 0.004
+LOWEST, LOW, FLOOR, LEAST = 0.05, 0.25, 0.01, 0.002
 """Limits of the quantile over rounds; smallest half width of an interval of sessions that were opened once, which
 differ by 1 % for one file, and smallest half width of all."""
 

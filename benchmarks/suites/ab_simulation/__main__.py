@@ -8,7 +8,7 @@ Rows are appended to a file; the same command goes on where it was interrupted. 
 called faster or slower than itself, how often a true slowdown of 1, 2 and 5 % is found when the recorded times of one
 side are scaled, what a gate for 5 % decides, and in how many simulations the intervals of percentiles hold the truth.
 Goals (benchmarks.md): at most 1 % false alarms (B1), a slowdown of 1 % found with 90 % probability within 60 s (B2),
-99 % intervals of percentiles (B3). Prints tables and one JSON line.
+99 % intervals of percentiles (B3), runs minutes apart that agree within 5 % (B9). Prints tables and one JSON line.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ from ...repeatability.self_comparison import append_row, compared, rows_in
 from ...small_networks import make_nets
 from ..repetition import busy
 from . import recorded_pairs, simulated_percentiles
-from .recorded_pairs import Verdicts
+from .recorded_pairs import Replication, Verdicts
 from .simulated_percentiles import SIMULATIONS, Coverage
 
 COMPARISONS, BUDGET_S, LOAD = 1000, 1.2, 1
-FALSE_ALARMS, POWER, GATE_ALARMS = 0.01, 0.9, 0.05
+FALSE_ALARMS, POWER, GATE_ALARMS, REPLICATED = 0.01, 0.9, 0.05, 0.95
 LONG_S = 60.0
 
 
@@ -101,6 +102,17 @@ def goals(found: Sequence[Verdicts], coverage: Sequence[Coverage]) -> list[tuple
     return told
 
 
+def replication_goal(found: Replication | None) -> list[tuple[str, bool | None]]:
+    """A sentence on runs that begin five minutes apart, and whether 95 % of them agree within 5 %."""
+    if found is None:
+        return [("B9: the comparisons lasted less than five minutes", None)]
+    agree = f"{found.within_5} of {found.pairs} pairs of runs agree within 5 %, {found.within_2} within 2 %"
+    sentence = (
+        f"B9: {agree}, the largest difference is {found.largest_percent:.1f} % (goal {REPLICATED:.0%} within 5 %)"
+    )
+    return [(sentence, found.within_5 >= REPLICATED * found.pairs)]
+
+
 def _share(what: str, share: Any, goal: float) -> str:
     return f"{what} {share.value:.1%} [{share.low:.1%}, {share.high:.1%}] (goal {goal:.0%})"
 
@@ -132,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.table(f"{len(rows) - noisy} valid of {len(rows)} comparisons of a file with itself",
                   *recorded_pairs.table(found))  # fmt: skip
     console.table("99 % intervals of percentiles", *simulated_percentiles.table(coverage))
-    told = goals(found, coverage)
+    replicated = recorded_pairs.replication(rows)
+    told = [*goals(found, coverage), *replication_goal(replicated)]
     for sentence, reached in told:
         console.say(f"{'not measured' if reached is None else 'reached' if reached else 'MISSED'}: {sentence}")
     machine = describe(fingerprint())
@@ -141,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "comparisons": len(rows),
         "noisy": noisy,
         "verdicts": [one.to_dict() for one in found],
+        "replication": None if replicated is None else asdict(replicated),
         "percentiles": [one.to_dict() for one in coverage],
         "goals": [{"goal": sentence, "reached": reached} for sentence, reached in told],
     }

@@ -16,7 +16,7 @@ from ....core.metrics.intervals import Interval, wilson
 from ....core.metrics.ratio import Ratio
 from ...gating.regression_checks import check_latency
 from ...repeatability.self_comparison import NAMES
-from ...timing.statistics import ratio_interval
+from ...timing.statistics import ratio_interval, unpaired_ratio
 
 CONFIDENCE = 0.95
 SLOWDOWNS_PERCENT = (0.0, 1.0, 2.0, 5.0)
@@ -131,6 +131,50 @@ def ratio_of(window: Sequence[Row], percent: float, seed: int) -> Ratio:
     openings = sum(len(row["turns"]) for row in window)
     slowed = candidate * (1 + percent / 100)
     return ratio_interval(reference.tolist(), slowed.tolist(), CONFIDENCE, seed, openings)
+
+
+@dataclass(frozen=True)
+class Replication:
+    """How far two runs of one file differ that begin some minutes apart, by the times of one side alone.
+
+    Attributes:
+        pairs: number of pairs of runs.
+        apart_s: seconds between their beginnings.
+        within_2: how many differ by at most 2 %.
+        within_5: how many differ by at most 5 %.
+        largest_percent: the largest difference.
+    """
+
+    pairs: int
+    apart_s: float
+    within_2: int
+    within_5: int
+    largest_percent: float
+
+
+def replication(rows: Sequence[Row], length_s: float = 20.0, apart_s: float = 300.0) -> Replication | None:
+    """Differences of the times of one file between runs of ``length_s`` that begin ``apart_s`` apart; None of too few.
+
+    Args:
+        rows: recorded comparisons with their beginnings.
+    """
+    valid = [row for row in rows if not row["noisy"]]
+    runs = [(window[0]["began"], _times_of(window)) for window in _windows(valid, length_s, steps=1)]
+    found = []
+    for index, (began, times) in enumerate(runs):
+        later = next((other for start, other in runs[index + 1 :] if start - began >= apart_s), None)
+        if later is not None:
+            found.append(abs(float(np.log(unpaired_ratio(times, later, CONFIDENCE).value))))
+    if not found:
+        return None
+    differences = 100 * np.expm1(np.array(found))
+    return Replication(
+        len(found), apart_s, int(np.sum(differences <= 2)), int(np.sum(differences <= 5)), float(differences.max())
+    )
+
+
+def _times_of(window: Sequence[Row]) -> list[float]:
+    return [float(time) for row in window for time in row["times_ms"][NAMES[0]]]
 
 
 def table(found: Sequence[Verdicts]) -> tuple[list[str], list[list[str]]]:

@@ -64,6 +64,21 @@ def test_a_biased_timing_is_an_alarm() -> None:
     assert dict(suite.goals(found, []))["B1: false alarms 100.0% [83.9%, 100.0%] (goal 1%)"] is False
 
 
+def test_runs_minutes_apart_are_compared() -> None:
+    """A machine that becomes 6 % slower between runs that begin five minutes apart does not replicate; else it does."""
+    steady = [row | {"began": 1.2 * index} for index, row in enumerate(recorded(300))]
+    found = recorded_pairs.replication(steady, length_s=12.0)
+    assert found is not None
+    assert found.within_2 == found.within_5 == found.pairs >= 4
+    for row in steady[240:]:
+        row["times_ms"] = {name: [1.06 * time for time in times] for name, times in row["times_ms"].items()}
+    slower = recorded_pairs.replication(steady, length_s=12.0)
+    assert slower is not None
+    assert (slower.within_5, slower.pairs) == (0, found.pairs)
+    assert dict(suite.replication_goal(slower)).popitem()[1] is False
+    assert recorded_pairs.replication(steady[:50]) is None
+
+
 def test_noisy_comparisons_are_left_out() -> None:
     """A NOISY comparison makes no verdict, so it is in no count."""
     rows = recorded(10)
