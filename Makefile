@@ -26,7 +26,7 @@ QUICK := tests/house/test_house.py tests/house/test_packaging.py tests/house/tes
 	tests/export/trt/test_optimization_profiles.py \
 	tests/pipeline/test_cache_key.py tests/pipeline/test_gates.py tests/serve/requests/test_request.py
 
-.PHONY: demo quick test test-slow test-long test-all check docs bench peers clean
+.PHONY: demo quick test test-slow test-long test-all check docs bench bench-full peers clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -75,8 +75,13 @@ check: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m retort.docs.generate
 
+# Results of the suites for this commit in one folder, for about ten minutes; OLD=FOLDER compares them with earlier ones.
 bench: $(STAMP)
-	$(BIN)/retort run examples/resnet.yaml
+	$(BIN)/python -m retort.benchmarks.suites.all $(if $(OLD),--compare $(OLD))
+
+# The same with all suites in full, which takes hours.
+bench-full: $(STAMP)
+	$(BIN)/python -m retort.benchmarks.suites.all --full $(if $(OLD),--compare $(OLD))
 
 peers: $(STAMP) $(PEERS:%=$(SERVERS)/%/.installed)
 	$(BIN)/python -m retort.benchmarks.suites.serving peers --environments $(SERVERS)
