@@ -21,7 +21,8 @@ from ..machine import describe
 from ..spreads import Entry
 
 PAGE_SCHEMA: Literal["retort.suites/1"] = "retort.suites/1"
-JSON_NAME, MARKDOWN_NAME = "page.json", "page.md"
+JSON_NAME = "page.json"
+MARKDOWN_NAME = str(Path(JSON_NAME).with_suffix(".md"))
 NAMES = ("name", "stage", "net", "network", "model", "layer", "case", "method", "what", "suite")
 """Keys whose text names an entry of a list."""
 LEFT_OUT = {"machine", "env", "tool", "command", "id", "started", "pid", "fingerprint", "samples"}
