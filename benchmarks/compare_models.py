@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.artifact import Artifact
 from ..core.console import Console
@@ -17,8 +17,11 @@ from .comparability import Compared, at_fixed_batch, differences
 from .sessions import LATENCY_SAMPLES, opener, runtime_name
 
 if TYPE_CHECKING:
+    from ..core.tensors import Feeds
     from .accuracy import Predictions
     from .result import Result
+    from .timing.candidates import Opener
+    from .timing.latency import LatencyComparison
 
 
 def compare_files(
@@ -42,8 +45,6 @@ def compare_files(
     from .accuracy import measure_accuracy, predict
     from .build_result import new_result, stage_entry
     from .footprint import measure_memory
-    from .repeatability.noise_floor import floors_of
-    from .timing.latency import compare_sessions
 
     named = given if isinstance(given, Mapping) else by_name(given)
     names, models = list(named), list(named.values())
@@ -69,22 +70,49 @@ def compare_files(
         accuracies.append(
             measure_accuracy(judged, found[index], reference, confidence=options.confidence, classes=classes)
         )
-    floors = floors_of(models, options)
-    notes += [found.text for found in floors[:1]]
-    timed = compare_sessions(openers, samples, options, console, noise_floor=floors[0].floor if floors else 0.0)
+    timed, machine, more = _timed(named, openers, samples, options, console)
+    notes += more
     entries = []
     for name, model, measured in zip(names, models, accuracies, strict=True):
-        memory = measure_memory(model.main, threads=options.threads) if options.provider == "cpu" else None
+        memory = measure_memory(model.main, threads=options.threads) if measures_memory(options) else None
         entries.append(
             stage_entry(name, model, accuracy=measured, latency=timed, memory=memory, runtime=compared[name].runtime)
         )
     facts = {"fingerprint": splits.fingerprint(), "test_samples": len(splits.test)}
     title = f"{listed(names[1:])} against {names[0]}" if names[1:] else names[0]
-    return new_result(title, entries, reference=names[0], latency=timed, data=facts, notes=notes)
+    return new_result(title, entries, reference=names[0], latency=timed, data=facts, notes=notes, machine=machine)
+
+
+def _timed(
+    named: Mapping[str, Artifact],
+    openers: Mapping[str, Opener],
+    samples: Feeds,
+    options: BenchOptions,
+    console: Console,
+) -> tuple[dict[int, LatencyComparison], dict[str, Any] | None, list[str]]:
+    """The times on this machine or on the device of the options, the device as a machine, and notes."""
+    from .repeatability.noise_floor import floors_of
+    from .timing.latency import compare_sessions
+
+    if options.timer is not None:
+        from .edge.device_timing import compare_on_device
+
+        return *compare_on_device({name: one.main for name, one in named.items()}, samples, options, console), []
+    floors = floors_of(named.values(), options)
+    timed = compare_sessions(openers, samples, options, console, noise_floor=floors[0].floor if floors else 0.0)
+    return timed, None, [found.text for found in floors[:1]]
+
+
+def measures_memory(options: BenchOptions) -> bool:
+    """Whether the memory of a model is measured: it runs on this machine's CPU in ONNX Runtime."""
+    return options.provider == "cpu" and options.timer is None
 
 
 def ran_on(options: BenchOptions) -> list[str]:
-    """The note about models that ONNX Runtime did not run on the CPU, whose memory is not measured."""
+    """The note about models that ONNX Runtime did not run on this machine's CPU, whose memory is not measured."""
+    if options.timer is not None:
+        where = options.timer.partition(":")[2].partition(",")[0]
+        return [f"Models were timed on {where}; accuracy was computed on this machine, and memory is not measured."]
     if options.provider == "cpu":
         return []
     if options.provider == "openvino":

@@ -158,15 +158,26 @@ def _quiet_ratio(line: Line, gate: Gate, pair: dict[str, Artifact], options: Ben
 
 
 def compare(line: Line, graphs: dict[str, Artifact], options: BenchOptions) -> dict[int, LatencyComparison]:
-    """Time graphs against the first of them in interleaved blocks."""
+    """Time graphs against the first of them in interleaved blocks, on this machine or on the device of the options."""
+    return compared_on(line, graphs, options)[0]
+
+
+def compared_on(
+    line: Line, graphs: dict[str, Artifact], options: BenchOptions
+) -> tuple[dict[int, LatencyComparison], dict[str, Any] | None]:
+    """As :func:`compare`, with the device as the machine of a result; None for this machine."""
     from ..benchmarks.repeatability.noise_floor import floors_of
     from ..benchmarks.timing.latency import compare_sessions
 
     samples = line.data.test.read(range(min(LATENCY_SAMPLES, len(line.data.test))))[0]
+    if options.timer is not None:
+        from ..benchmarks.edge.device_timing import compare_on_device
+
+        return compare_on_device({name: one.main for name, one in graphs.items()}, samples, options, line.console)
     openers = {name: opener(graph, options) for name, graph in graphs.items()}
     floors = floors_of(graphs.values(), options)
     floor = floors[0].floor if floors else 0.0
-    return compare_sessions(openers, samples, options, line.console, noise_floor=floor)
+    return compare_sessions(openers, samples, options, line.console, noise_floor=floor), None
 
 
 def serve(line: Line, options: ServeOptions) -> Artifact:

@@ -106,7 +106,7 @@ def _result(
         latency=latency,
         data=facts,
         notes=_notes(pulled),
-        machine=_machine(pulled.device),
+        machine=machine_of(pulled.device),
     )
 
 
@@ -114,7 +114,7 @@ def _artifact(pulled: Pulled, candidate: Mapping[str, Any]) -> Artifact:
     return load_artifact(pulled.bundle / str(candidate["file"]))
 
 
-def _machine(device: Mapping[str, Any]) -> dict[str, Any]:
+def machine_of(device: Mapping[str, Any]) -> dict[str, Any]:
     """The device as the machine of a result."""
     cpu = device["cpu"]
     known = {"logical": cpu["logical"], "usable": float(cpu["usable"]), "governor": cpu["governor"] or None}

@@ -8,15 +8,18 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...core.artifact import load_artifact, new_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Place
+from ...core.counts import counted
 from ...core.errors import MachineError, UserError
-from ...core.options.edge_options import EdgeOptions
+from ...core.options.edge_options import EdgeOptions, EdgeRuntime
 from ...core.options.named_inputs import DEVICE
+from ...core.options.stage_options import BenchOptions
 from ...core.session import SessionOptions, open_session
 from ...core.signature import Signature
 from ...core.tensors import Feeds
@@ -24,6 +27,7 @@ from ..timing.candidates import repeat_rows
 from ..timing.latency import LatencyComparison
 from . import device_run
 from .device_bundle import DATA, Measured, candidate_of, describe
+from .device_result import machine_of
 from .device_times import comparison_of
 from .pulled_results import read_results
 from .ssh import Device, device_of
@@ -40,12 +44,12 @@ class TimedFile:
     """A model for a device, with its inputs.
 
     Attributes:
-        model: the bytes of the ONNX file.
+        model: the ONNX file, or its bytes.
         feeds: real inputs, which are repeated to the batch size.
         signature: what it takes; by default what the file says.
     """
 
-    model: bytes
+    model: bytes | Path
     feeds: Feeds
     signature: Signature | None = None
 
@@ -78,9 +82,66 @@ def description_of(device: Device) -> str:
     return f"{device.host} ({answers['board'] or answers['machine']}), onnxruntime {answers['onnxruntime']}"
 
 
+@dataclass(frozen=True)
+class TimedThere:
+    """A timing on a device.
+
+    Attributes:
+        device: what the device said of itself.
+    """
+
+    comparison: LatencyComparison
+    device: Mapping[str, Any]
+
+
+RUNTIMES: Mapping[str, EdgeRuntime] = {"cpu": "ort", "cuda": "cuda", "tensorrt": "tensorrt", "openvino": "openvino"}
+"""The runtime on a device for each provider of a measurement here."""
+
+
+def compare_on_device(
+    files: Mapping[str, bytes | Path],
+    samples: Feeds,
+    options: BenchOptions,
+    console: Console = SILENT,
+    *,
+    reference: str | None = None,
+) -> tuple[dict[int, LatencyComparison], dict[str, Any]]:
+    """Compare files on the device that the options name, as :func:`retort.benchmarks.timing.latency.compare_sessions`.
+
+    Args:
+        reference: the file that the others are compared with; the first one by default.
+
+    Returns:
+        The comparisons by batch size, and the device as the machine of a result.
+
+    Raises:
+        UserError: no device is named, or it is named wrongly.
+        LinkLost: it cannot be reached, or did not come back.
+        MachineError: it cannot measure.
+    """
+    device = device_named(options.timer or "")
+    first = reference or next(iter(files))
+    ordered = {name: TimedFile(files[name], samples) for name in (first, *(name for name in files if name != first))}
+    found = {}
+    for batch in options.batch_sizes:
+        asked = EdgeOptions(
+            batch_sizes=(batch,),
+            threads=(options.threads,),
+            block_ms=options.block_ms,
+            seconds=options.budget_s,
+            precision=options.precision,
+            confidence=options.confidence,
+            runtimes=(RUNTIMES[options.provider],),
+        )
+        console.stage("bench", f"{counted(files, 'model')} on {device.host}, at batch {batch}")
+        found[batch] = time_on_device(device, ordered, asked, console)
+    machine = machine_of(next(iter(found.values())).device)
+    return {batch: one.comparison for batch, one in found.items()}, machine
+
+
 def time_on_device(
     device: Device, files: Mapping[str, TimedFile], options: EdgeOptions, console: Console = SILENT
-) -> LatencyComparison:
+) -> TimedThere:
     """Time files on a device in interleaved blocks, as ``retort bench`` does here; the first is the reference.
 
     A timing that is NOISY is repeated, at most three times in all.
@@ -97,13 +158,13 @@ def time_on_device(
     found = None
     for attempt in range(_ATTEMPTS):
         found = _once(device, files, asked.model_copy(update={"seed": SEED + attempt}), console)
-        if found.noise.status == "VALID":
+        if found.comparison.noise.status == "VALID":
             break
     assert found is not None
     return found
 
 
-def _once(device: Device, files: Mapping[str, TimedFile], options: EdgeOptions, console: Console) -> LatencyComparison:
+def _once(device: Device, files: Mapping[str, TimedFile], options: EdgeOptions, console: Console) -> TimedThere:
     with tempfile.TemporaryDirectory() as name:
         bundle = write_timing_bundle(Path(name) / "bundle", files, options)
         here = replace(device, folder=f"{device.folder}/timer-{uuid.uuid4().hex[:8]}").absolute()
@@ -125,7 +186,7 @@ def _once(device: Device, files: Mapping[str, TimedFile], options: EdgeOptions, 
             raise MachineError(
                 f"{device.host} cannot time the model: {part.error}", "measure it with `retort edge run`"
             )
-        return comparison_of(pulled, part, options.confidence, options.seed)
+        return TimedThere(comparison_of(pulled, part, options.confidence, options.seed), pulled.device)
 
 
 def _quietly(end: Callable[[], object]) -> None:
@@ -142,8 +203,9 @@ def write_timing_bundle(folder: Path, files: Mapping[str, TimedFile], options: E
     with new_artifact(Place(folder), "edge", "edge", options=options) as draft:
         candidates = []
         for index, (name, file) in enumerate(files.items()):
-            path = draft.folder / f"{index}.onnx"
-            path.write_bytes(file.model)
+            path = draft.folder / f"{index}.onnx" if isinstance(file.model, bytes) else file.model
+            if isinstance(file.model, bytes):
+                path.write_bytes(file.model)
             with closing(open_session(path, SessionOptions(threads=1), file.signature)) as session:
                 entry = candidate_of(draft.folder, index, Measured(name, load_artifact(path), session))
                 arrays = repeat_rows(file.feeds, session, batch)
@@ -154,7 +216,9 @@ def write_timing_bundle(folder: Path, files: Mapping[str, TimedFile], options: E
                 inputs[key] = f"{DATA}/{index}/input-{number}.npy"
                 np.save(draft.folder / inputs[key], np.ascontiguousarray(array))
             # the inputs are whole batches, so nothing is taken along an axis on the device
-            candidates.append({**entry, "batch_axis": {}, "data": {"inputs": inputs, "rows": 1}})
-            path.unlink()
+            own = {"batch_axis": {}, "data": {"inputs": inputs, "rows": 1}, "runtime": options.runtimes[0]}
+            candidates.append({**entry, **own})
+            if isinstance(file.model, bytes):
+                path.unlink()
         describe(draft.folder, candidates, options, {"data": {"targets": None, "rows": batch, "inputs": {}}})
     return folder

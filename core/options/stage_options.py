@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..dynamic_kernels import RecurrentForm
+from .named_inputs import NAMES_FUNCTION
 from .option_types import Confidence, Count, Fraction, Positive, Probability, Seed
 from .option_types import Options as Options
 from .option_types import Provider as Provider
@@ -201,6 +202,12 @@ class BenchOptions(Options):
         default="cpu",
         description="The execution provider on which ONNX Runtime must run .onnx files; openvino is another runtime "
         "for them. cuda also runs .pt2 files.",
+    )
+    timer: Annotated[str | None, NAMES_FUNCTION] = Field(
+        default=None,
+        pattern=r"^edge:.",
+        description="Device on which the models are timed, as `edge:HOST`, through ssh as `retort edge run` does. "
+        "Accuracy is computed on this machine, and memory is not measured.",
     )
     axis: tuple[str, ...] = Field(
         default=(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...benchmarks.compare_models import ran_on
+from ...benchmarks.compare_models import measures_memory, ran_on
 from ...benchmarks.sessions import runtime_name
 from ...core.artifact import Artifact, load_artifact, new_artifact, stable_hash
 from ...core.context import Place
@@ -16,7 +16,7 @@ from ...core.facts.program_facts import Epoch
 from ...core.facts.quantize_facts import QuantizeFacts
 from ...core.options.stage_options import BenchOptions, ReportOptions
 from ...core.options.stage_table import PROGRAM_STAGES, stages_that
-from ..measure import accuracy, compare, graph_of, reference_of
+from ..measure import accuracy, compared_on, graph_of, reference_of
 from .recommendation import recommended
 from .stage_evidence import evidence
 
@@ -116,11 +116,12 @@ def _measure(
     from ...benchmarks.footprint import measure_memory
 
     found: dict[int, LatencyComparison] = {}
+    machine: dict[str, Any] | None = None
     if timed:
         sizes = listed(options.batch_sizes)
         line.console.stage("bench", f"{counted(graphs, 'model')} in interleaved blocks, at batch {sizes}")
-        found = compare(line, graphs, options)
-    measured = line.console.track(list(graphs.items()), "memory") if timed and options.provider == "cpu" else ()
+        found, machine = compared_on(line, graphs, options)
+    measured = line.console.track(list(graphs.items()), "memory") if timed and measures_memory(options) else ()
     memory = {name: measure_memory(graph.main) for name, graph in measured}
     entries = [_entry(line, name, graphs, found, memory, options) for name in stages]
     return new_result(
@@ -130,6 +131,7 @@ def _measure(
         latency=found,
         data={"fingerprint": line.fingerprint, "test_samples": len(line.data.test), "source": line.recipe.data.source},
         notes=["Every program is measured as its exported ONNX file in ONNX Runtime.", *ran_on(options)],
+        machine=machine,
     )
 
 

@@ -156,7 +156,7 @@ class DeviceTimer:
             feeds = {spec.name: np.asarray(program.example.get(spec.name, NOTHING)) for spec in signature.inputs}
             files[str(index)] = TimedFile(model.SerializeToString(), feeds, signature)
         options = self._options(SUBGRAPH_BLOCK_MS, SUBGRAPH_S * len(files))
-        found = time_on_device(self.device, files, options, self.console)
+        found = time_on_device(self.device, files, options, self.console).comparison
         return without_call([found.candidates[name].median_ms.value for name in files])
 
     def compare(self, dense: Program, candidate: Program) -> Compared:
@@ -166,7 +166,7 @@ class DeviceTimer:
 
         programs = {"dense": dense, "candidate": candidate}
         files = {name: TimedFile(exported(one).SerializeToString(), self.samples) for name, one in programs.items()}
-        found = time_on_device(self.device, files, self._options(BLOCK_MS, BUDGET_S), self.console)
+        found = time_on_device(self.device, files, self._options(BLOCK_MS, BUDGET_S), self.console).comparison
         dense_ms, ms = (found.candidates[name].median_ms.value for name in files)
         return Compared(dense_ms, ms, found.ratio_of("candidate"))
 

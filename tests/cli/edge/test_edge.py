@@ -181,3 +181,27 @@ def test_a_device_is_looked_at(models: list[str], capsys: pytest.CaptureFixture[
     capsys.readouterr()
     assert call("doctor", "local", "--python", "no-such-python") != 0
     assert "has no working no-such-python" in capsys.readouterr().err
+
+
+def test_bench_times_on_a_device(
+    models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench --timer edge:HOST` has the accuracy of this machine, and the times and the machine of the device."""
+    monkeypatch.setenv("PATH", f"{fake_ssh(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}")
+    device = f"edge:pi@board,python={sys.executable}"
+    given = [*models, "--data", "data.npz", "--timer", device, "--batch-sizes", "2", "--budget-s", "0.5", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *given])
+    assert ended.value.code == 0
+    result = said(capsys)
+    narrow = result["stages"][1]
+    assert narrow["latency"]["2"]["ratio"]["value"] > 1
+    assert narrow["metric"]["name"] == "accuracy"
+    assert narrow["memory"] is None
+    assert result["env"]["device"]["host"]
+    assert any("timed on pi@board" in note for note in result["notes"])
+    assert not (tmp_path / "home/retort-edge").exists()
+    with pytest.raises(SystemExit) as refused:
+        main(["bench", *models, "--data", "data.npz", "--timer", "pi@board"])
+    assert refused.value.code == 2
+    assert "--timer" in capsys.readouterr().err
