@@ -17,9 +17,9 @@ from ..accuracy import Accuracy, Predictions, measure_accuracy
 from ..build_result import new_result, stage_entry
 from ..compare_models import metric_of
 from ..footprint import Memory
-from ..machine import cpu_features
 from ..result import EnergyEntry, Result
 from ..timing.latency import LatencyComparison
+from .device_machine import device_name, machine_of
 from .device_times import comparison_of
 from .energy import Energy
 from .pulled_results import Part, Pulled
@@ -68,12 +68,6 @@ def _with_energy(result: Result, entries: Mapping[str, EnergyEntry]) -> Result:
     return result.model_copy(update={"stages": stages})
 
 
-def device_name(device: Mapping[str, Any], where: str = "") -> str:
-    """The device as the user calls it, with its board."""
-    board = str(device.get("board") or device["cpu"]["model"] or device["machine"])
-    return f"{where} ({board})" if where else board
-
-
 def _result(
     pulled: Pulled,
     device: str,
@@ -112,19 +106,6 @@ def _result(
 
 def _artifact(pulled: Pulled, candidate: Mapping[str, Any]) -> Artifact:
     return load_artifact(pulled.bundle / str(candidate["file"]))
-
-
-def machine_of(device: Mapping[str, Any]) -> dict[str, Any]:
-    """The device as the machine of a result."""
-    cpu = device["cpu"]
-    known = {"logical": cpu["logical"], "usable": float(cpu["usable"]), "governor": cpu["governor"] or None}
-    name = cpu["model"] or device["board"] or cpu["part"] or device["machine"]
-    return {
-        **{key: device[key] for key in ("os", "kernel", "machine", "python", "memory_bytes", "packages")},
-        "cpu": {"model": name, "features": list(cpu_features(flags=cpu["flags"])), "max_mhz": None, **known},
-        "device": dict(device),
-        "gpu": [],
-    }
 
 
 def _memory(pulled: Pulled, name: str) -> Memory | None:

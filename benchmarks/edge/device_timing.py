@@ -27,7 +27,7 @@ from ..timing.candidates import repeat_rows
 from ..timing.latency import LatencyComparison
 from . import device_run
 from .device_bundle import DATA, Measured, candidate_of, describe
-from .device_result import machine_of
+from .device_machine import machine_of
 from .device_times import comparison_of
 from .pulled_results import read_results
 from .ssh import Device, device_of

@@ -215,7 +215,8 @@ def _shown(
 ) -> dict[str, Any]:
     """Read results, print their tables, and write them beside the raw numbers; the same for ``--json``."""
     from ...benchmarks.device_evidence import with_evidence
-    from ...benchmarks.edge.device_result import device_name, results_of
+    from ...benchmarks.edge.device_machine import device_name
+    from ...benchmarks.edge.device_result import results_of
     from ...benchmarks.edge.device_summary import COLUMNS, lines_of_device, rows_of_models
     from ...benchmarks.edge.energy import COLUMNS as ENERGY
     from ...benchmarks.edge.energy import energies, rows_of_energy

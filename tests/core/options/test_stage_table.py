@@ -38,7 +38,8 @@ def test_recipe_command_line_and_line_know_the_same_stages() -> None:
         part.app is app.app
         for part in (benchmarks, commands, doctor, engines, recipes, running_servers, servers, predict, swapping)
     )
-    known = {command.name for command in application().registered_commands}
+    made = application()
+    known = {entry.name for entry in (*made.registered_commands, *made.registered_groups)}
     assert set(STAGES) <= known
     named = schema()["properties"]["stages"]["items"]["anyOf"][0]["enum"]
     assert named == list(STAGES)
