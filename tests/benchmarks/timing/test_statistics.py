@@ -23,7 +23,8 @@ def issue(queries):
         time.sleep(random.choice([2e-5, 1e-4, 4e-4]))
         loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(query.id, 0, 0)])
 settings = loadgen.TestSettings()
-settings.scenario, settings.mode = loadgen.TestScenario.SingleStream, loadgen.TestMode.PerformanceOnly
+settings.scenario, settings.mode = getattr(loadgen.TestScenario, sys.argv[3]), loadgen.TestMode.PerformanceOnly
+settings.multi_stream_samples_per_query = 1
 settings.min_duration_ms, settings.min_query_count, settings.max_query_count = 1, int(sys.argv[2]), int(sys.argv[2])
 logs, output = loadgen.LogSettings(), loadgen.LogOutputSettings()
 output.outdir, logs.log_output, logs.enable_trace = sys.argv[1], output, True
@@ -48,18 +49,32 @@ def test_samples_needed_are_those_of_loadgen(percentile: float, needed: list[int
     assert [statistics.samples_needed(percentile, discarded) for discarded in (0, 1, 2, 5, 10)] == needed
 
 
-@pytest.mark.parametrize("count", [64, 65, 300])
-def test_bound_equals_loadgen_on_the_same_latencies(count: int, tmp_path: Path) -> None:
-    """LoadGen's early-stopping estimate of p90 equals our bound to the nanosecond, on its own logged latencies."""
+@pytest.mark.parametrize(
+    ("scenario", "percentile", "count"),
+    [
+        ("SingleStream", 90, 64),
+        ("SingleStream", 90, 65),
+        ("SingleStream", 90, 300),
+        ("MultiStream", 99, 662),
+        ("MultiStream", 99, 837),
+        ("MultiStream", 99, 1500),
+    ],
+)
+def test_bound_equals_loadgen_on_the_same_latencies(
+    scenario: str, percentile: float, count: int, tmp_path: Path
+) -> None:
+    """LoadGen's early-stopping estimates of p90 and p99 equal our bounds to the nanosecond, on its own latencies."""
     pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed")
-    subprocess.run([sys.executable, "-c", LOADGEN, str(tmp_path), str(count)], check=True, capture_output=True)
+    command = [sys.executable, "-c", LOADGEN, str(tmp_path), str(count), scenario]
+    subprocess.run(command, check=True, capture_output=True)
     trace = (tmp_path / "mlperf_log_trace.json").read_text()
     times = re.findall(r'"issue_start_ns":(\d+),"complete_ns":(\d+)', trace)
     latencies = np.array([int(end) - int(start) for start, end in times], float)
     assert len(latencies) == count
     log = (tmp_path / "mlperf_log_detail.txt").read_text().splitlines()
-    told = [json.loads(line.removeprefix(":::MLLOG ")) for line in log if '"early_stopping_latency_ss"' in line]
-    assert statistics.percentile_bound(latencies, 90) == told[0]["value"]
+    key = re.compile(r'"early_stopping_latency_\w+"')
+    told = [json.loads(line.removeprefix(":::MLLOG ")) for line in log if key.search(line)]
+    assert statistics.percentile_bound(latencies, percentile) == told[0]["value"]
 
 
 def test_percentile_is_withheld_when_samples_are_too_few() -> None:
