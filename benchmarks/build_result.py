@@ -110,7 +110,7 @@ def latency_entry(candidate: CandidateLatency) -> LatencyEntry:
     percentiles = tuple(
         PercentileEntry(
             percentile=item.percentile, value_ms=item.value, low_ms=item.low, high_ms=item.high, n=item.n,
-            needed=item.needed,
+            needed=item.needed, dependence=item.dependence,
         )
         for item in candidate.percentiles
     )  # fmt: skip

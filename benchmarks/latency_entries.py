@@ -21,6 +21,7 @@ class PercentileEntry(Entry):
     high_ms: float | None
     n: int
     needed: int
+    dependence: float = Field(default=1, ge=1, description="neighbouring samples that say as much as one")
 
 
 class SpikesEntry(Entry):

@@ -177,7 +177,13 @@ def _percentile(report: Report, q: float) -> PercentileEntry:
         return PercentileEntry(percentile=q, value_ms=value, low_ms=None, high_ms=None, n=0, needed=samples_needed(q))
     found = percentile_interval(report.times_ms, q)
     return PercentileEntry(
-        percentile=q, value_ms=found.value, low_ms=found.low, high_ms=found.high, n=found.n, needed=found.needed
+        percentile=q,
+        value_ms=found.value,
+        low_ms=found.low,
+        high_ms=found.high,
+        n=found.n,
+        needed=found.needed,
+        dependence=found.dependence,
     )
 
 

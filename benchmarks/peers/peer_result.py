@@ -116,7 +116,7 @@ def of_times(values: Sequence[Number], unit: str, per_second: float | None = Non
         percentiles=tuple(
             PercentileEntry(
                 percentile=one.percentile, value_ms=one.value, low_ms=one.low, high_ms=one.high, n=one.n,
-                needed=one.needed,
+                needed=one.needed, dependence=one.dependence,
             )
             for one in found
         ),

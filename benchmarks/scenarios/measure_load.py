@@ -211,7 +211,13 @@ def percentile_entry(times_ms: Floats, percent: float) -> PercentileEntry:
     """A percentile with its interval; null if there are too few times."""
     found = percentile_interval(times_ms, percent)
     return PercentileEntry(
-        percentile=percent, value_ms=found.value, low_ms=found.low, high_ms=found.high, n=found.n, needed=found.needed
+        percentile=percent,
+        value_ms=found.value,
+        low_ms=found.low,
+        high_ms=found.high,
+        n=found.n,
+        needed=found.needed,
+        dependence=found.dependence,
     )
 
 

@@ -31,7 +31,7 @@ from .drift_and_spikes import Spikes, spikes
 from .holm import holm
 from .machine_noise import Noise
 from .rounds import Run
-from .statistics import Percentile, Verdict, log_ratios, low_interval, percentile_interval, ratio_interval, sign_flip_p
+from .statistics import Percentile, Verdict, log_ratios, low_interval, ratio_interval, sign_flip_p
 from .timed_rounds import Timed
 
 PERCENTILES = (50.0, 90.0, 99.0)
@@ -252,7 +252,7 @@ def _measured(run: Timed, name: str, batch: int, options: BenchOptions) -> Candi
         name=name,
         median_ms=median,
         wall_ms=wall,
-        percentiles=tuple(percentile_interval(calls, percentile) for percentile in PERCENTILES),
+        percentiles=tuple(run.percentile(name, percentile) for percentile in PERCENTILES),
         mean_ms=float(calls.mean()),
         rows_per_second=1e3 * batch / median.value,
         ratio=ratio,

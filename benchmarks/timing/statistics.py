@@ -39,6 +39,7 @@ class Percentile:
         high: upper end of that interval.
         n: number of samples.
         needed: number of samples that the percentile needs; more if neighbouring samples depend on each other.
+        dependence: number of neighbouring samples that say as much as one independent sample.
     """
 
     percentile: float
@@ -47,6 +48,7 @@ class Percentile:
     high: float | None
     n: int
     needed: int
+    dependence: float = 1.0
 
 
 @cache
@@ -86,7 +88,9 @@ def percentile_bound(samples: Floats, percentile: float, confidence: float = PER
     return None if allowed < 0 else float(np.sort(samples)[len(samples) - max(allowed, 1)])
 
 
-def percentile_interval(samples: Floats, percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> Percentile:
+def percentile_interval(
+    samples: Floats, percentile: float, confidence: float = PERCENTILE_CONFIDENCE, known: float | None = None
+) -> Percentile:
     """A percentile with the two-sided interval from order statistics, which is valid for any distribution.
 
     Neighbouring times of a busy machine depend on each other. If so many of them say as much as one independent time
@@ -94,18 +98,20 @@ def percentile_interval(samples: Floats, percentile: float, confidence: float = 
 
     Args:
         samples: one-dimensional, in the order in which they were measured, in any unit.
+        known: the dependence, if it is known; the samples may be in any order then.
     """
     n = len(samples)
     value = float(np.percentile(samples, percentile)) if n else math.nan
-    factor = dependence((samples > value).astype(np.float64)) if n else 1.0
+    measured = dependence((samples > value).astype(np.float64)) if n and known is None else 1.0
+    factor = known or measured
     worth, needed = int(n / factor), math.ceil(factor * samples_needed(percentile))
     side = (1 + confidence) / 2
     above, below = discards_allowed(worth, percentile, side), discards_allowed(worth, 100 - percentile, side)
     if n < needed or above < 0 or below < 0:
-        return Percentile(percentile, None, None, None, n, needed)
+        return Percentile(percentile, None, None, None, n, needed, factor)
     ordered = np.sort(samples)
     low, high = float(ordered[int(below * factor)]), float(ordered[n - 1 - int(above * factor)])
-    return Percentile(percentile, value, min(low, value), max(high, value), n, needed)
+    return Percentile(percentile, value, min(low, value), max(high, value), n, needed, factor)
 
 
 def rounds_needed(confidence: float) -> int:

@@ -16,7 +16,7 @@ from ..edge.runner.slots import Plan
 from .blocks import Block
 from .drift_and_spikes import drift_per_minute
 from .machine_noise import Noise, Seen, judge
-from .statistics import low, ratio_interval
+from .statistics import Percentile, low, percentile_interval, ratio_interval
 
 MOVED = 0.05
 """Smallest gap between the intervals of a ratio's first and last part that is a change of the ratio."""
@@ -67,6 +67,10 @@ class Timed(ABC):
     def blocks(self, name: str) -> list[Block]:
         """The blocks of a candidate in all rounds, those of spoiled rounds last."""
         return [blocks[name] for blocks in (*self.rounds, *self.spoiled)]
+
+    def percentile(self, name: str, percentile: float) -> Percentile:
+        """A percentile of the wall-clock time of a call in milliseconds."""
+        return percentile_interval(self.calls_ns(name) / 1e6, percentile)
 
     def ratio(self, name: str, rounds: slice = slice(None)) -> Ratio:
         """The speedup over the reference, from the rounds so far."""

@@ -13,6 +13,7 @@ from ..raw_times import RawTimes
 from ..result import LatencyEntry, LatencyRun
 from ..timing.blocks import Block
 from ..timing.machine_noise import Noise
+from ..timing.statistics import Percentile, percentile_interval
 from ..timing.timed_rounds import Timed
 
 RATIO = 1e6
@@ -46,6 +47,9 @@ class StoredRounds(Timed):
         self.warmup_ns = {name: [RATIO * value for value in entry.warmup_ms] for name, entry in entries.items()}
         self.plans = {name: _plan(raw, entries[name]) for name, raw in raws.items()}
         self.in_time = all(raw.order == "time" for raw in raws.values())
+        self._dependence = {
+            (name, one.percentile): one.dependence for name, entry in entries.items() for one in entry.percentiles
+        }
         self._calls = {name: RATIO * raw.calls_ms() for name, raw in raws.items()}
         blocks = {name: raw.blocks() if self.in_time else _listed(entries[name]) for name, raw in raws.items()}
         rounds = [dict(zip(blocks, each, strict=True)) for each in zip(*blocks.values(), strict=True)]
@@ -59,6 +63,11 @@ class StoredRounds(Timed):
     def calls_ns(self, name: str) -> Floats:
         """Wall-clock time of each call."""
         return self._calls[name]
+
+    def percentile(self, name: str, percentile: float) -> Percentile:
+        """A percentile; with the dependence that the result says if the order of the calls is not known."""
+        known = None if self.in_time else self._dependence.get((name, percentile), 1.0)
+        return percentile_interval(self.calls_ns(name) / 1e6, percentile, known=known)
 
 
 def _plan(raw: RawTimes, entry: LatencyEntry) -> Plan:
