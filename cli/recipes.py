@@ -20,7 +20,7 @@ from .app import Debug, Json, RecipeFile, Runs, app, console
 from .questions import ask
 from .recipe_template import GOALS, Answers, Goal, recipe_text
 
-SchemaOf = Literal["recipe", "result", "device"]
+SchemaOf = Literal["recipe", "result", "device", "load", "peer"]
 
 
 def _goals() -> str:
@@ -96,7 +96,8 @@ def schema(
         SchemaOf,
         typer.Option(
             help="recipe: the recipe of a run. result: what `retort bench` and `retort edge` write. device: the "
-            "result.json that a device wrote, with its parts."
+            "result.json that a device wrote, with its parts. load: what `retort bench load`, `cold`, `sweep` and "
+            "`sustain` write. peer: what `retort bench import` writes."
         ),
     ] = "recipe",
     json: Json = False,
@@ -110,10 +111,13 @@ def schema(
 
 
 def _of_results(of: SchemaOf) -> dict[str, Any]:
+    from ..benchmarks.peers.peer_result import peer_json_schema
     from ..benchmarks.result import json_schema
+    from ..benchmarks.scenarios.load_result import load_json_schema
     from ..benchmarks.validation.device_schema import device_json_schema
 
-    return json_schema() if of == "result" else device_json_schema()
+    made = {"result": json_schema, "device": device_json_schema, "load": load_json_schema, "peer": peer_json_schema}
+    return made[of]()
 
 
 @app.command("run")

@@ -21,6 +21,7 @@ from ...core.errors import ArtifactError, MissingFileError
 from ...core.options.value_faults import in_words
 from ...core.system.atomic_files import write_atomically
 from ..result import PercentileEntry
+from ..schema_versions import raise_if_newer
 from ..spreads import Entry
 from ..timing.statistics import percentile_interval, samples_needed
 
@@ -131,6 +132,22 @@ def told(percent: float, value_ms: float, n: int | None) -> PercentileEntry:
     )
 
 
+def peer_faults(raw: Any) -> list[str]:
+    """Every fault as ``key.path: message``; empty for a valid imported result."""
+    try:
+        PeerResult.model_validate(raw)
+    except ValidationError as error:
+        return [
+            f"{'.'.join(map(str, one['loc'])) or 'result'}: {in_words(one) or one['msg']}" for one in error.errors()
+        ]
+    return []
+
+
+def peer_json_schema() -> dict[str, Any]:
+    """The JSON Schema of an imported result, for editors and other tools."""
+    return PeerResult.model_json_schema(by_alias=True)
+
+
 def read_peer(path: Path) -> PeerResult:
     """Read an imported result.
 
@@ -142,17 +159,15 @@ def read_peer(path: Path) -> PeerResult:
         raise MissingFileError(f"no such result: {path}", "import it with `retort bench import`")
     try:
         raw: Any = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path.name} is not JSON: {error}", "import the peer's file again") from error
+    raise_if_newer(raw, path.name, PEER_SCHEMA)
     if not isinstance(raw, dict) or raw.get("schema") != PEER_SCHEMA:
-        raise ArtifactError(
-            f"{path.name} is no imported result ({PEER_SCHEMA})", "give a file of `retort bench import`"
-        )
-    try:
-        return PeerResult.model_validate(raw)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc']))}: {in_words(one) or one['msg']}" for one in error.errors()]
-        raise ArtifactError(f"{path.name}: {'; '.join(faults)}", "import the peer's file again") from error
+        remedy = "give a file of `retort bench import`"
+        raise ArtifactError(f"{path.name} is no imported result ({PEER_SCHEMA})", remedy)
+    if faults := peer_faults(raw):
+        raise ArtifactError(f"{path.name}: {'; '.join(faults)}", "import the peer's file again")
+    return PeerResult.model_validate(raw)
 
 
 def write_peer(result: PeerResult, path: Path) -> None:

@@ -6,9 +6,7 @@ can be computed again.
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +18,9 @@ from ...core.metrics.intervals import Floats
 from ...core.options.value_faults import in_words
 from ...core.system.atomic_files import write_atomically
 from ...core.system.owned_folders import claim_file
+from ..raw_times import decoded, encoded
 from ..result import PercentileEntry
+from ..schema_versions import raise_if_newer
 from ..spreads import Entry, RatioEntry, Spread
 
 LOAD_SCHEMA: Literal["retort.load/1"] = "retort.load/1"
@@ -29,18 +29,19 @@ CandidateKind = Literal["program", "graph", "engine", "endpoint"]
 _Hash = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
-class RawTimes(Entry):
-    """The latency of every answered query in nanoseconds, in the order of their begin."""
+class QueryTimes(Entry):
+    """The latency of every answered query in nanoseconds, in the order of their begin, window after window."""
 
-    encoding: Literal["zlib-base64-int64-le"] = "zlib-base64-int64-le"
-    count: int = Field(ge=0)
+    encoding: Literal["delta-varint-deflate-base64"] = Field(
+        default="delta-varint-deflate-base64", description="how the text holds whole numbers"
+    )
+    count: int = Field(ge=0, description="number of queries")
     data: str
 
     @staticmethod
-    def of(times_ns: Floats) -> RawTimes:
+    def of(times_ns: Floats) -> QueryTimes:
         """Times as text."""
-        packed = zlib.compress(np.asarray(times_ns, "<i8").tobytes(), 6)
-        return RawTimes(count=len(times_ns), data=base64.b64encode(packed).decode())
+        return QueryTimes(count=len(times_ns), data=encoded(np.rint(times_ns).astype(np.int64)))
 
     def times_ns(self) -> Floats:
         """Inverse of :meth:`of`.
@@ -48,10 +49,7 @@ class RawTimes(Entry):
         Raises:
             ArtifactError: the text was altered.
         """
-        try:
-            found = np.frombuffer(zlib.decompress(base64.b64decode(self.data, validate=True)), "<i8")
-        except (ValueError, zlib.error) as error:
-            raise ArtifactError(f"the stored times cannot be read: {error}", "measure again") from error
+        found = decoded(self.data, max(self.count, 1))
         if len(found) != self.count:
             raise ArtifactError(f"{len(found)} times are stored, not {self.count}", "measure again")
         return found.astype(np.float64)
@@ -136,7 +134,7 @@ class LoadEntry(Entry):
     warmup_ms: tuple[float, ...] = Field(default=(), description="median of each block of the warm-up")
     windows: tuple[WindowEntry, ...] = ()
     stages: StageSplitEntry | None = None
-    raw: RawTimes | None = None
+    raw: QueryTimes | None = None
     pareto: bool | None = Field(default=None, description="whether nothing else has lower latency and more throughput")
     first_minute_ms: float | None = None
     last_minute_ms: float | None = None
@@ -186,6 +184,11 @@ def load_faults(raw: Any) -> list[str]:
     return []
 
 
+def load_json_schema() -> dict[str, Any]:
+    """The JSON Schema of a measurement under load, for editors and other tools."""
+    return LoadResult.model_json_schema(by_alias=True)
+
+
 def read_load(path: Path) -> LoadResult:
     """Read a result file.
 
@@ -197,8 +200,9 @@ def read_load(path: Path) -> LoadResult:
         raise MissingFileError(f"no such result: {path}", "measure with `retort bench load`")
     try:
         raw = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path.name} is not JSON: {error}", "measure again with `retort bench load`") from error
+    raise_if_newer(raw, path.name, LOAD_SCHEMA)
     if not isinstance(raw, dict) or raw.get("schema") != LOAD_SCHEMA:
         raise ArtifactError(f"{path.name} is no result of a load ({LOAD_SCHEMA})", "give a file of `retort bench load`")
     faults = load_faults(raw)

@@ -32,7 +32,7 @@ from .load_result import (
     LoadEntry,
     LoadResult,
     Measurement,
-    RawTimes,
+    QueryTimes,
     StageSplitEntry,
     TrialEntry,
     WindowEntry,
@@ -167,12 +167,8 @@ def splits_of(one: Asked) -> StageSplitEntry | None:
 
 def load_entry(one: Asked, windows: Sequence[Window], confidence: float, seed: int) -> LoadEntry:
     """The measurements of one candidate from its windows."""
-    served, per_query = [window.served for window in windows], one.opened.per_query
-    times = joined([each.latencies_ns for each in served])
+    candidate, served = one.candidate, [window.served for window in windows]
     late = joined([each.late_ns for each in served]) / 1e6
-    medians = np.array([each.median_ms for each in served if each.queries])
-    speeds = np.array([each.queries * per_query / each.seconds for each in served if each.seconds > 0])
-    candidate = one.candidate
     return LoadEntry(
         name=candidate.name,
         where=candidate.where,
@@ -180,18 +176,32 @@ def load_entry(one: Asked, windows: Sequence[Window], confidence: float, seed: i
         runtime=candidate.runtime,
         sha256=candidate.sha256,
         size_bytes=candidate.size_bytes,
-        per_query=per_query,
+        per_query=one.opened.per_query,
         clients=one.clients,
-        queries=len(times),
         failed=sum(each.failed for each in served),
-        median_ms=Spread.of(median_interval(medians, confidence, seed)) if len(medians) else None,
-        mean_ms=float(times.mean()) / 1e6 if len(times) else None,
-        percentiles=tuple(percentile_entry(times / 1e6, percent) for percent in PERCENTILES),
-        rows_per_second=Spread.of(median_interval(speeds, confidence, seed)) if len(speeds) else None,
         late_p99_ms=float(np.percentile(late, 99)) if len(late) else None,
         windows=tuple(map(_window_entry, windows)),
-        raw=RawTimes.of(times),
+        raw=QueryTimes.of(joined([each.latencies_ns for each in served])),
+        **window_figures(served, one.opened.per_query, confidence, seed),
     )
+
+
+def window_figures(served: Sequence[Served], per_query: int, confidence: float, seed: int) -> dict[str, Any]:
+    """The figures of an entry that follow from the latencies of its windows.
+
+    Args:
+        per_query: samples in one query.
+    """
+    times = joined([each.latencies_ns for each in served])
+    medians = np.array([each.median_ms for each in served if each.queries])
+    speeds = np.array([each.queries * per_query / each.seconds for each in served if each.seconds > 0])
+    return {
+        "queries": len(times),
+        "median_ms": Spread.of(median_interval(medians, confidence, seed)) if len(medians) else None,
+        "mean_ms": float(times.mean()) / 1e6 if len(times) else None,
+        "percentiles": tuple(percentile_entry(times / 1e6, percent) for percent in PERCENTILES),
+        "rows_per_second": Spread.of(median_interval(speeds, confidence, seed)) if len(speeds) else None,
+    }
 
 
 def _window_entry(window: Window) -> WindowEntry:

@@ -93,7 +93,7 @@ def server(
     timeline = timeline or (PUNCTUAL if clients == 1 else SLEEPING)
     load = open_loop(_asking(queries), rate, length_s, clients, seed, timeline)
     answered = load.answered
-    latencies = np.array([one.ended_s - one.due_s for one in answered], np.float64) * 1e9
+    latencies = np.rint(np.array([one.ended_s - one.due_s for one in answered], np.float64) * 1e9)
     late = np.array([max(one.begun_s - one.due_s, 0.0) for one in load.outcomes], np.float64) * 1e9
     return Served(latencies, len(load.outcomes) - len(answered), load.wall_s, late)
 
@@ -106,7 +106,7 @@ def together(queries: Iterator[Query], length_s: float, clients: int) -> Served:
     """
     end = time.monotonic() + length_s
     load = closed_loop(_asking(queries), clients, until=lambda: time.monotonic() >= end)
-    latencies = np.array([one.latency_ms for one in load.answered], np.float64) * 1e6
+    latencies = np.rint(np.array([one.latency_ms for one in load.answered], np.float64) * 1e6)
     return Served(latencies, len(load.outcomes) - len(load.answered), load.wall_s, np.zeros(0))
 
 

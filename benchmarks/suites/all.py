@@ -78,6 +78,7 @@ SHORT = (
     suite("onnx_node_tests", "Relu", "Conv", "Gemm", "LSTM", "Softmax"),
     suite("quantization_memory", "small"),
     suite("ab_simulation", "--comparisons", "10", "--budget", "2", "--minutes", "1", "--simulations", "300"),
+    suite("serving latency", "latency", "--seconds", "5", "--model", "light", needs="java", module="serving"),
 )
 """At most ten minutes on two cores."""
 FULL = (

@@ -12,7 +12,10 @@ from ...core.counts import counted
 from ...core.errors import ArtifactError, MissingFileError
 from ...core.system.owned_folders import sha256_file
 from ..edge.runner import SCHEMA as DEVICE_SCHEMA
+from ..peers.peer_result import PEER_SCHEMA, peer_faults
 from ..result import SCHEMA, Result, validate
+from ..scenarios.load_result import LOAD_SCHEMA, LoadResult, load_faults
+from ..scenarios.load_validation import LoadRecomputation
 from ..schema_versions import raise_if_newer
 from .device_schema import device_faults
 from .recomputation import Recomputation
@@ -53,7 +56,7 @@ class Validation:
 
 
 def validate_file(path: Path) -> Validation:
-    """Validate a result of Retort or of a device.
+    """Validate a result of Retort, of a load, of a device or of another tool.
 
     Raises:
         MissingFileError: there is no such file.
@@ -66,11 +69,15 @@ def validate_file(path: Path) -> Validation:
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON: {error}", _GIVE) from error
     schema = str(raw.get("schema", "")) if isinstance(raw, dict) else ""
-    for known in (SCHEMA, DEVICE_SCHEMA):
+    for known in (SCHEMA, DEVICE_SCHEMA, LOAD_SCHEMA, PEER_SCHEMA):
         raise_if_newer(raw, str(path), known)
     if schema == DEVICE_SCHEMA:
         faults, files = device_faults(raw, path)
         return Validation(str(path), schema, tuple(faults), files=files)
+    if schema == LOAD_SCHEMA:
+        return _validated_load(raw, path)
+    if schema == PEER_SCHEMA:
+        return Validation(str(path), schema, tuple(peer_faults(raw)))
     if not schema.startswith(SCHEMA.partition("/")[0] + "/"):
         raise ArtifactError(f"{path} is JSON, but no result of Retort", _GIVE)
     if faults := validate(raw):
@@ -82,6 +89,13 @@ def _validated(result: Result, path: Path, schema: str) -> Validation:
     found = Recomputation(result)
     wrong, compared = _beside({stage.file: stage.sha256 for stage in result.stages}, path.parent)
     return Validation(str(path), schema, (*found.faults, *wrong), found.figures, compared, tuple(found.notes))
+
+
+def _validated_load(raw: Any, path: Path) -> Validation:
+    if faults := load_faults(raw):
+        return Validation(str(path), LOAD_SCHEMA, tuple(faults))
+    found = LoadRecomputation(LoadResult.model_validate(raw))
+    return Validation(str(path), LOAD_SCHEMA, tuple(found.faults), found.figures, notes=tuple(found.notes))
 
 
 def _beside(files: Mapping[str, str], folder: Path) -> tuple[list[str], int]:

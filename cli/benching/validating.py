@@ -14,7 +14,7 @@ from .bench_models import benching
 
 @benching.command("validate")
 def validate(
-    file: Annotated[Path, typer.Argument(help="Result in .json, or result.json of a device.")],
+    file: Annotated[Path, typer.Argument(help="Result in .json, also of a load or of `import`, or a device's.")],
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -228,7 +228,7 @@ def test_altered_files_are_refused(model: Path, splits: Splits, tmp_path: Path) 
     with pytest.raises(UserError, match=r"does not end in \.json"):
         claim_load(tmp_path / "r.html", force=False)
     assert result.candidates[0].raw is not None
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="damaged"):
         result.candidates[0].raw.model_copy(update={"data": "!"}).times_ns()
 
 
