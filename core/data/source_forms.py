@@ -24,6 +24,7 @@ from ..options.data_options import (
 from ..options.recipe import option_faults
 from ..options.stage_options import Options, Task
 from .files.folder_layout import LABEL_FILES
+from .files.folder_walk import walked
 from .files.images import IMAGES
 from .files.media_folders import audio_splits, image_splits
 from .files.named_arrays import npy_splits, npz_files, npz_splits
@@ -186,6 +187,5 @@ def _most(folder: Path) -> str | None:
 
 
 def _walked(folder: Path) -> Iterator[str]:
-    for _, folders, files in os.walk(folder):
-        folders.sort()
-        yield from sorted(files)
+    for _, files in walked(folder):
+        yield from files

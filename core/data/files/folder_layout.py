@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import DataError
 from ..splits import NAMES, TEST, TRAIN
 from ..tables.split_column import split_name
+from .folder_walk import walked
 
 NAMES_FILE = "labels.txt"
 LABEL_FILES = ("labels.csv", "labels.tsv", NAMES_FILE, "metadata.csv")
@@ -81,7 +82,7 @@ def _has_classes(split: Path, suffixes: frozenset[str], labelled: bool) -> bool:
 
 def has_files(folder: Path, suffixes: frozenset[str]) -> bool:
     """Whether there is a file with one of some suffixes below a folder."""
-    names = (name for _, _, files in os.walk(folder) for name in files)
+    names = (name for _, files in walked(folder) for name in files)
     return any(os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".") for name in names)
 
 
@@ -92,9 +93,8 @@ def subfolders(folder: Path) -> list[Path]:
 
 def files_below(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     """The files below a folder that have one of some suffixes, sorted."""
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
+    paths = (Path(here) / name for here, names in walked(folder) for name in names if not name.startswith("."))
+    return sorted(path for path in paths if path.suffix.lower() in suffixes)
 
 
 def named_file(folder: Path, value: object) -> Path | None:
