@@ -21,7 +21,8 @@ def walked(folder: Path) -> Iterator[tuple[str, list[str]]]:
     left = [(str(folder), 0)]
     while left:
         here, level = left.pop()
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         try:
             with os.scandir(here) as entries:
                 for entry in entries:
