@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,17 +16,17 @@ from retort.core.errors import DataError
 
 
 @pytest.fixture
-def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with 1,200 levels of folders, which no path can name."""
-    monkeypatch.chdir(tmp_path)
-    os.mkdir("deep")
-    os.chdir("deep")
+def deep() -> Iterator[Path]:
+    """A folder with 1,200 levels of folders, which no path can name, and which pytest could not delete."""
+    folder = tempfile.mkdtemp()
+    here = os.getcwd()
+    os.chdir(folder)
     for _ in range(1200):
         os.mkdir("d")
         os.chdir("d")
-    os.chdir(tmp_path)
-    yield tmp_path / "deep"
-    subprocess.run(["rm", "-rf", "deep"], check=True)  # Python's own way is recursive, too
+    os.chdir(here)
+    yield Path(folder)
+    subprocess.run(["rm", "-rf", folder], check=True)
 
 
 def test_folders_are_walked_from_the_top_and_sorted(tmp_path: Path) -> None:
