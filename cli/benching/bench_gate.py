@@ -42,7 +42,9 @@ def gate(
     data_arg: DataArgs = [],  # noqa: B006
     metric: Annotated[MetricName | None, typer.Option(help="Metric on the test split, as of `retort bench`.")] = None,
     slower: Annotated[str, typer.Option(help="The slowdown that must be found, such as 5%.")] = "5%",
-    no_latency: Annotated[bool, typer.Option("--no-latency", help="Gate no times.")] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Whether times are gated, or only accuracy and size.")
+    ] = True,
     accuracy_drop: Annotated[
         float | None,
         typer.Option(
@@ -96,7 +98,7 @@ def gate(
 
     screen = console(json)
     claim_file(markdown, force, MARK)
-    slower_percent = None if no_latency else percent_of(slower, "--slower")
+    slower_percent = percent_of(slower, "--slower") if latency else None
     bounds = Bounds(slower_percent, accuracy_drop, None if size is None else percent_of(size, "--size"))
     before = result_of(baseline)
     models = [path for path in current if _is_model(path)]
