@@ -107,9 +107,8 @@ def lines_of_device(pulled: Pulled) -> list[str]:
     """What the device said of itself during the timings, in sentences."""
     timed = [part for part in pulled.of_kind("latency") if not part.error]
     readings = [one for part in timed for one in pulled.during(part.name)]
-    told = [_heat(readings), _energy(pulled, timed)]
-    known = throttling.signals(readings)
-    if not known:
+    told = [_heat(readings), _energy(pulled, timed), throttling.short_events(readings)]
+    if not throttling.signals(readings, pulled.device.get("limits", {})):
         told.append("nothing on this device says whether it was throttled")
     return [one for one in told if one]
 

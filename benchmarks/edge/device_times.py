@@ -82,7 +82,7 @@ def comparison_of(pulled: Pulled, part: Part, confidence: float, seed: int) -> L
     rounds, readings = DeviceRounds(part, options), pulled.during(part.name)
     pressure, steal = throttling.load(readings)
     noise = rounds.judged(pressure, steal, rounds_needed(confidence))
-    if slowed := throttling.reasons(readings, pulled.device.get("limits", {}).get("trips_celsius", {})):
+    if slowed := throttling.reasons(readings, pulled.device.get("limits", {})):
         noise = replace(noise, status="NOISY", reasons=(*(f"THROTTLED: {one}" for one in slowed), *noise.reasons))
     rounds.noise = noise
     return summary(rounds, batch, options)

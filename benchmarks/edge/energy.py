@@ -23,6 +23,8 @@ _FEWEST = 3
 """Readings of power that a span needs."""
 _INPUT = re.compile(r"(?i)(^|:|_)(v?in|vdd_in|pom_5v_in|vdd_5v_in|5v_in)$")
 """Rails of a Jetson through which the whole module is fed."""
+_WITHIN = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
+"""Rails of a Jetson AGX Orin that another one feeds."""
 _PACKAGES = re.compile(r"^(package|psys|dram|energy)")
 
 
@@ -167,8 +169,13 @@ def total_rails(found: Mapping[str, float]) -> list[str]:
     """The rails that feed the whole device: an input, or else a power chip, or else all of one sensor chip."""
     inputs = [name for name in found if _INPUT.search(name)]
     chip = [name for name in found if name == "pmic"]
-    several = [name for name in found if name.startswith("ina")]
+    several = [name for name in found if name.startswith("ina") and not _is_fed(name, found)]
     return inputs[:1] or chip or several or [max(found, key=lambda name: found[name])]
+
+
+def _is_fed(name: str, found: Iterable[str]) -> bool:
+    feeder = _WITHIN.get(name.rpartition(":")[2])
+    return feeder is not None and any(other.endswith(f":{feeder}") for other in found)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+ALIKE = 0.8
+"""Share of the largest capacity that cores of the same kind have: the best of a kind are up to 15 % faster."""
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
@@ -69,23 +71,22 @@ def usable() -> list[int]:
 def clusters(root: Path = Path("/")) -> dict[str, list[int]]:
     """The usable processors by kind: ``big`` and ``little`` where their capacity differs, otherwise ``all`` alone."""
     cores = usable()
-    capacity = {core: _capacity(root, core) for core in cores}
-    known = {value for value in capacity.values() if value is not None}
-    found = {"all": cores}
-    if len(known) > 1 and None not in capacity.values():
-        most = max(known)
-        found["big"] = [core for core in cores if capacity[core] == most]
-        found["little"] = [core for core in cores if capacity[core] != most]
-    return found
+    capacity = [_capacity(root, core) for core in cores]
+    small = {core for core, value in zip(cores, capacity) if min(capacity) and value < ALIKE * max(capacity)}
+    if atoms := _text(root / "sys/devices/cpu_atom/cpus"):  # such as 4-7,10
+        ends = [part.split("-") for part in atoms.split(",")]
+        small = {core for end in ends for core in range(int(end[0]), int(end[-1]) + 1)}
+    kinds = {"big": [core for core in cores if core not in small], "little": sorted(small & {*cores})}
+    return {"all": cores, **(kinds if all(kinds.values()) else {})}
 
 
-def _capacity(root: Path, core: int) -> int | None:
+def _capacity(root: Path, core: int) -> int:
     folder = root / f"sys/devices/system/cpu/cpu{core}"
     for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
         text = _text(folder / name)
         if text.isdigit():
             return int(text)
-    return None
+    return 0
 
 
 def memory_bytes(root: Path, field: str) -> int | None:

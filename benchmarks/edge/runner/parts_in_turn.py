@@ -170,6 +170,7 @@ class Run:
         self.folder, self.manifest, self.out = folder, manifest, out
         self.key = sha256(folder / "edge.json")
         self.sensors = Sensors()
+        self.sensors.asks_gpu = any(one.get("runtime") in ("cuda", "tensorrt") for one in manifest["candidates"])
         self.policy: dict[str, Any] = manifest["policy"]
         self.deadline = time.monotonic() + 60 * float(self.policy["minutes"])
         self.child: subprocess.Popen[bytes] | None = None
@@ -214,14 +215,8 @@ class Run:
         _write(described_in, part)
         self.sensors.asks_power = part["kind"] in ("energy", "idle")
         package = __package__ or "retort_edge"
-        command = [
-            sys.executable,
-            "-m",
-            f"{package}.part",
-            str(self.folder),
-            str(described_in.resolve()),
-            str(out.resolve()),
-        ]
+        files = [str(path) for path in (self.folder, described_in.resolve(), out.resolve())]
+        command = [sys.executable, "-m", f"{package}.part", *files]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         with (self.out / "parts.log").open("ab") as log:
             self.child = subprocess.Popen(

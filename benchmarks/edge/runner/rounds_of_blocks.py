@@ -93,14 +93,10 @@ class Rounds:
             arrays[f"interrupted:{name}"] = np.packbits(np.stack([slots.interrupted for slots in found]), axis=1)
             arrays[f"calls:{name}"] = np.stack([slots.calls for slots in found]).astype(np.float32)
             arrays[f"warmup:{name}"] = np.array(warmup[name])
-        plans = {
-            name: {"calls": plan.calls, "samples": plan.samples, "groups": plan.groups, "call_ns": plan.call_ns}
-            for name, plan in self.plans.items()
-        }
         facts = {
             "clock": self.clock,
             "step_ns": self.step_ns,
-            "plans": plans,
+            "plans": {name: vars(plan) for name, plan in self.plans.items()},
             "parts": self.parts,
             "rounds": len(self.rounds),
             "turns": self.turns,

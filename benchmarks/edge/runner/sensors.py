@@ -1,8 +1,7 @@
 """What a device says about itself while it computes: temperatures, frequencies, throttling, load and energy.
 
-Each value is read where the kernel or the board's firmware gives it, and is absent where it does not. Sources: the
-kernel's documentation of thermal zones, cpufreq, powercap, hwmon and PSI; the Raspberry Pi documentation of
-``vcgencmd get_throttled`` and ``pmic_read_adc``; NVIDIA's documentation of the INA3221 rails of a Jetson.
+Each value is read where the kernel or the board's firmware gives it, and is absent where it does not. The recordings of
+the tests have the sources.
 """
 
 from __future__ import annotations
@@ -12,24 +11,21 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-THROTTLED = {
-    0: "the voltage is too low",
-    1: "the frequency is capped",
-    2: "the processor is throttled",
-    3: "the soft temperature limit is active",
-}
-"""Bits of ``vcgencmd get_throttled`` that are true now; 16 higher they say that it has occurred since the start."""
 SYSROOT = "RETORT_EDGE_SYSROOT"
 """Environment variable: a recorded tree with ``proc``, ``sys`` and ``firmware`` instead of the machine's own."""
 EVERY_S = 0.5
-_FIRMWARE_S = 2.0
-"""The firmware of a Raspberry Pi answers through a program, which costs a few milliseconds."""
+_ASKED_S = 2.0
+"""A program that is asked costs a few milliseconds."""
 _ADC = re.compile(r"(\w+)_([AV])\b[^=\n]*=\s*([0-9.]+)")
 """A current or a voltage of a rail in the answer of ``vcgencmd pmic_read_adc``, of either form that firmware has."""
+_GPU = (
+    "nvidia-smi --format=csv,noheader,nounits"
+    " --query-gpu=pstate,temperature.gpu,power.draw,clocks.sm,clocks_event_reasons.active"
+)
 
 
 class Sensors:
@@ -39,20 +35,29 @@ class Sensors:
         root: folder that contains ``proc`` and ``sys``.
 
     Attributes:
-        asks_power: whether the power chip of a Raspberry Pi 5 is asked, too, through a program.
+        asks_power: whether a Raspberry Pi 5's power chip is asked, too, through a program.
+        asks_gpu: whether NVIDIA's driver is.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = Path(os.environ.get(SYSROOT, "/")) if root is None else root
-        self._zones = sorted(self.root.glob("sys/class/thermal/thermal_zone*/temp"))
-        self._clocks = sorted(self.root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
-        self._counts = sorted(self.root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"))
-        self._domains = [path for path in self.root.glob("sys/class/powercap/*/energy_uj") if os.access(path, os.R_OK)]
+
+        def found(pattern: str) -> list[Path]:
+            return sorted(self.root.glob(f"sys/{pattern}"))
+
+        cpu, hwmon = "devices/system/cpu/cpu[0-9]*", "class/hwmon/hwmon*"
+        self._zones = found("class/thermal/thermal_zone*/temp")
+        self._zones += _of("k10temp|zenpower", found(f"{hwmon}/temp1_input"), "name")
+        slows = "cpufreq|devfreq|throttle|Processor|powerclamp"  # and not a fan
+        self._cooling = _of(slows, found("class/thermal/cooling_device*/cur_state"), "type")
+        self._clocks = found(f"{cpu}/cpufreq/scaling_cur_freq")
+        self._counts = found(f"{cpu}/thermal_throttle/*_count")
+        self._domains = [path for path in found("class/powercap/*/energy_uj") if os.access(path, os.R_OK)]
         self._rails = list(_rails(self.root))
-        self._events = sorted(self.root.glob("sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt"))
-        self._firmware_at = 0.0
-        self._firmware: int | None = None
-        self.asks_power = False
+        self._events = found(f"{hwmon}/oc[0-9]*_event_cnt")
+        self._alarms = _of("rpi_volt", found(f"{hwmon}/in0_lcrit_alarm"), "name")
+        self._answers: dict[tuple[str, ...], tuple[float, str]] = {}
+        self.asks_power = self.asks_gpu = False
 
     def measures_power(self) -> bool:
         """Whether anything here counts energy or measures power."""
@@ -61,8 +66,8 @@ class Sensors:
     def read(self) -> dict[str, Any]:
         """All present values by kind; kinds that the device does not report are absent."""
         found: dict[str, Any] = {
-            "celsius": {_zone(path): value / 1000 for path in self._zones if (value := _number(path)) is not None},
-            "mhz": {path.parts[-3]: value / 1000 for path in self._clocks if (value := _number(path)) is not None},
+            "celsius": _thousandths(self._zones, _zone),
+            "mhz": _thousandths(self._clocks, lambda path: path.parts[-3]),
             "throttle_counts": _numbers(self._counts),
             "microjoules": self.microjoules(),
             "watts": {
@@ -70,53 +75,60 @@ class Sensors:
                 **(self._power_chip() if self.asks_power else {}),
             },
             "over_current": _numbers(self._events),
-            "firmware": self._throttled(),
+            "under_voltage": _numbers(self._alarms),
+            "cooling": {name: state for name, state in _numbers(self._cooling, _zone).items() if state > 0},
+            "firmware": _hex(self._said(_ASKED_S, "vcgencmd", "get_throttled")),
+            "gpu": self._said(_ASKED_S, *_GPU.split()).splitlines() if self.asks_gpu else [],
             "pressure_us": _pressure_us(self.root),
             "ticks": _ticks(self.root),
         }
-        return {kind: value for kind, value in found.items() if value not in (None, {})}
+        return {kind: value for kind, value in found.items() if value not in (None, {}, [])}
 
     def microjoules(self) -> dict[str, int]:
         """The energy counters by domain."""
-        return {_domain(path): value for path in self._domains if (value := _number(path)) is not None}
+        return _numbers(self._domains, _domain)
 
     def limits(self) -> dict[str, Any]:
-        """What belongs to the readings and does not change: where counters wrap, and temperatures that throttle."""
-        ranges = {_domain(path): _number(path.with_name("max_energy_range_uj")) for path in self._domains}
+        """What does not change: where counters wrap, power allowed for long, temperatures that throttle, what slows."""
         trips: dict[str, float] = {}
         for zone in self._zones:
             passive = [
                 value / 1000
                 for kind in zone.parent.glob("trip_point_*_type")
                 if _text(kind) in ("passive", "hot", "critical")
-                and (value := _number(kind.with_name(kind.name.replace("_type", "_temp")))) is not None
+                and (value := _number(kind.with_name(kind.name.replace("_type", "_temp"))) or 0) > 0  # 0: not in use
             ]
             trips.update({_zone(zone): min(passive)} if passive else {})
-        return {"microjoules_wrap": {name: value for name, value in ranges.items() if value}, "trips_celsius": trips}
+        return {
+            "microjoules_wrap": _numbers([path.with_name("max_energy_range_uj") for path in self._domains], _domain),
+            "microwatts": _numbers([path.with_name("constraint_0_power_limit_uw") for path in self._domains], _domain),
+            "trips_celsius": trips,
+            "cooling": [_zone(path) for path in self._cooling],
+        }
 
     def hottest(self) -> float | None:
         """The highest temperature in °C; None if there is none."""
-        return max((value / 1000 for path in self._zones if (value := _number(path)) is not None), default=None)
+        return max(_thousandths(self._zones, _zone).values(), default=None)
 
-    def _throttled(self) -> int | None:
-        """The bits of a Raspberry Pi's firmware; None on other boards."""
-        recorded = self.root / "firmware/get_throttled"
-        if recorded.is_file():
-            return _hex(_text(recorded))
-        if self.root != Path("/") or time.monotonic() - self._firmware_at < _FIRMWARE_S:
-            return self._firmware
-        self._firmware_at = time.monotonic()
-        said = _vcgencmd("get_throttled")
-        if said is None:
-            self._firmware_at = float("inf")  # this board has no such program
-        else:
-            self._firmware = _hex(said)
-        return self._firmware
+    def _said(self, every_s: float, *command: str) -> str:
+        """What a program answers, or in a recorded tree a file; empty where there is none."""
+        if self.root != Path("/"):
+            return _text(self.root / "firmware" / command[-1].partition("=")[0].strip("-"))
+        at, said = self._answers.get(command, (-every_s, ""))
+        if time.monotonic() - at >= every_s:
+            at = time.monotonic()
+            try:
+                said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+            except OSError:
+                at = float("inf")  # this board has no such program
+            except subprocess.SubprocessError:
+                said = ""
+            self._answers[command] = at, said
+        return said
 
     def _power_chip(self) -> dict[str, float]:
         """The power of all rails of a Raspberry Pi 5's power chip, without its own losses; empty on other boards."""
-        recorded = self.root / "firmware/pmic_read_adc"
-        said = _text(recorded) if self.root != Path("/") else _vcgencmd("pmic_read_adc") or ""
+        said = self._said(0.0, "vcgencmd", "pmic_read_adc")
         found: dict[str, dict[str, float]] = {"A": {}, "V": {}}
         for rail, unit, value in _ADC.findall(said):
             found[unit][rail] = float(value)
@@ -161,23 +173,15 @@ class Recorder:
         self.readings.append({"t": time.monotonic(), **self.sensors.read()})
 
 
-def _vcgencmd(question: str) -> str | None:
-    """What the firmware of a Raspberry Pi answers; None on other boards."""
-    try:
-        return subprocess.run(["vcgencmd", question], capture_output=True, text=True, timeout=5, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _rails(root: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
     """Power rails of hwmon drivers: each with its power, or its voltage and current."""
     for chip in sorted(root.glob("sys/class/hwmon/hwmon*")):
         name = _text(chip / "name")
-        for power in sorted(chip.glob("power[0-9]*_input")):
+        for power in sorted([*chip.glob("power[0-9]*_average"), *chip.glob("power[0-9]*_input")]):
             yield f"{name}:{_label(power, 'power')}", (power,)
-        for current in sorted(chip.glob("curr[0-9]*_input")):
+        for current in sorted(chip.glob("curr[1-3]_input")):  # the 4th of an INA3221 is their sum
             voltage = chip / current.name.replace("curr", "in")
-            if voltage.is_file() and name.startswith("ina"):
+            if voltage.is_file() and name.startswith("ina") and _label(voltage, "in") != "NC":
                 yield f"{name}:{_label(voltage, 'in')}", (voltage, current)
 
 
@@ -194,17 +198,29 @@ def _watts(parts: tuple[Path, ...]) -> float | None:
     return values[0] / 1e6 if len(values) == 1 else values[0] * values[1] / 1e6  # type: ignore[operator]
 
 
+def _of(pattern: str, paths: list[Path], beside: str) -> list[Path]:
+    return [path for path in paths if re.search(pattern, _text(path.with_name(beside)))]
+
+
 def _zone(path: Path) -> str:
-    return f"{_text(path.with_name('type')) or 'zone'} ({path.parent.name[12:]})"
+    kind = _text(path.with_name("type")) or _text(path.with_name("name")) or "zone"
+    return f"{kind} ({re.sub('[^0-9]', '', path.parent.name)})"
 
 
 def _domain(path: Path) -> str:
     return f"{_text(path.with_name('name')) or 'energy'} ({path.parent.name})"
 
 
-def _numbers(paths: list[Path]) -> dict[str, int]:
-    found = {"/".join(path.parts[-3:]): _number(path) for path in paths}
-    return {name: value for name, value in found.items() if value is not None}
+def _counter(path: Path) -> str:
+    return "/".join(path.parts[-3:])
+
+
+def _numbers(paths: list[Path], name: Callable[[Path], str] = _counter) -> dict[str, int]:
+    return {name(path): value for path in paths if (value := _number(path)) is not None}
+
+
+def _thousandths(paths: list[Path], name: Callable[[Path], str]) -> dict[str, float]:
+    return {key: value / 1000 for key, value in _numbers(paths, name).items()}
 
 
 def _pressure_us(root: Path) -> int | None:

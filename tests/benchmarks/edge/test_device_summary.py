@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,11 @@ def test_heat_is_told(made: Artifact) -> None:
     """Temperatures and frequencies of the timings, and no more doubt where something tells of throttling."""
     part = {"latency": Part("latency", {"kind": "latency"})}
     readings = [{"t": float(at), "celsius": {"a": 50.0 + at}, "mhz": {"cpu0": 1500.0 - at}} for at in range(3)]
-    found = lines_of_device(pulled(made, part, _timed(readings)))
-    assert found == ["50 °C at first and at most 52 °C; 1498 to 1500 MHz", "energy: unavailable on this device"]
+    unknown = pulled(made, part, _timed(readings))
+    known = replace(unknown, device={**unknown.device, "limits": {"trips_celsius": {"a": 85.0}}})
+    told = ["50 °C at first and at most 52 °C; 1498 to 1500 MHz", "energy: unavailable on this device"]
+    assert lines_of_device(known) == told
+    assert lines_of_device(unknown) == [*told, "nothing on this device says whether it was throttled"]
 
 
 def test_mcnemar_says_whether_other_classes_are_chance(made: Artifact, tmp_path: Path) -> None:

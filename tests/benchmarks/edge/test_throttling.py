@@ -91,7 +91,7 @@ def test_a_board_without_sensors_says_nothing(tmp_path: Path) -> None:
     with Recorder(sensors, 0.01) as recorder:
         recorder.mark("part")
     assert set(recorder.readings[0]) == {"t"}
-    assert throttling.signals(recorder.readings) == []
+    assert throttling.signals(recorder.readings, sensors.limits()) == []
 
 
 def _pi(*bits: int) -> list[dict[str, Any]]:
@@ -117,14 +117,15 @@ def test_bits_of_the_firmware(bits: tuple[int, ...], told: list[str]) -> None:
 
 
 def test_counters_that_grow() -> None:
-    """Throttling and over-current events count from the first to the last reading."""
-    first = {"t": 0.0, "throttle_counts": {"a": 3, "b": 7}, "over_current": {"oc3": 4}}
+    """Throttling and over-current events count from the first to the last reading; cores count their package, too."""
+    core, package, supply = "cpu0/core_throttle_count", "cpu0/package_throttle_count", "hwmon2/oc1_event_cnt"
+    first = {"t": 0.0, "throttle_counts": {core: 3, package: 7}, "over_current": {supply: 4}}
     same = [first, {**first, "t": 1.0}]
-    more = [first, {**first, "t": 1.0, "throttle_counts": {"a": 4, "b": 9}, "over_current": {"oc3": 5}}]
+    more = [first, {**first, "t": 1.0, "throttle_counts": {core: 4, package: 9}, "over_current": {supply: 5}}]
     assert throttling.reasons(same, {}) == []
     assert throttling.reasons(more, {}) == [
-        "the kernel counted thermal throttling 3 times",
-        "the kernel counted an over-current event 1 time",
+        "the kernel counted thermal throttling 2 times",
+        "the kernel counted 1 over-current event",
     ]
 
 
@@ -133,7 +134,7 @@ def test_a_frequency_that_falls_in_the_heat(celsius: float, mhz: float, slow: bo
     """A lower frequency is throttling only while a zone is at its limit."""
     cool = [{"t": float(at), "celsius": {"cpu": 60.0}, "mhz": {"cpu0": 2400.0}} for at in range(6)]
     hot = [{"t": float(at), "celsius": {"cpu": celsius}, "mhz": {"cpu0": mhz}} for at in range(6, 12)]
-    found = throttling.reasons([*cool, *hot], {"cpu": 85.0})
+    found = throttling.reasons([*cool, *hot], {"trips_celsius": {"cpu": 85.0}})
     assert found == ([f"at {celsius} °C the frequency fell from 2400 to {mhz} MHz"] if slow else [])
 
 
@@ -156,3 +157,7 @@ def test_big_and_little_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert clusters(tmp_path) == {"all": [0, 1, 2], "big": [2], "little": [0, 1]}
     tree(tmp_path, {"sys/devices/system/cpu/cpu2/cpu_capacity": "446"})
     assert clusters(tmp_path) == {"all": [0, 1, 2]}
+    tree(tmp_path, {"sys/devices/system/cpu/cpu2/cpu_capacity": "500"})
+    assert clusters(tmp_path) == {"all": [0, 1, 2]}, "the best core of a kind is no kind of its own"
+    tree(tmp_path, {"sys/devices/cpu_atom/cpus": "1-2,7\n"})
+    assert clusters(tmp_path) == {"all": [0, 1, 2], "big": [0], "little": [1, 2]}
