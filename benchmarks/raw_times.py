@@ -24,6 +24,7 @@ from ..core.metrics.intervals import Floats
 from .edge.runner.slots import Plan
 from .spreads import Entry
 from .timing.blocks import Block
+from .timing.method import method
 
 Whole = NDArray[np.int64]
 MOST = 100_000
@@ -47,6 +48,7 @@ class RawTimes(Entry):
     rounds: int = Field(ge=1, description="number of rounds, in order of time")
     spoiled: int = Field(default=0, ge=0, description="how many of them, the last ones, do not count for the ratios")
     seed: int = Field(default=0, description="seed of the bootstrap of the intervals")
+    method: str = Field(default="", description="hash of the code of the statistics that computed the figures")
     opened_again: bool = Field(default=True, description="whether each turn of the run began with new sessions")
     begun_us: str = Field(default="", description="microseconds from the first round to each; empty if not known")
     wall_ns: str = Field(description="nanoseconds of each reading of the wall clock")
@@ -128,6 +130,7 @@ def raw_times(
         rounds=len(blocks),
         spoiled=spoiled,
         seed=seed,
+        method=method(),
         opened_again=opened_again,
         begun_us=_begun_us(blocks),
         wall_ns=encoded(wall if in_time else np.sort(wall)),

@@ -12,26 +12,37 @@ from .app import Debug, ForceFile, Json, app, console
 
 @app.command("report")
 def report(
-    source: Annotated[Path, typer.Argument(help="Folder of a run, a bench artifact, or a result in .json.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    source: Annotated[
+        Path,
+        typer.Argument(help="Folder of a run or of a device's results, a bench artifact, or a result in .json."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File to write: .html for a page, .md for Markdown, .json for the result itself.")
+    ] = Path("report.html"),
     force: ForceFile = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a result as one self-contained HTML file.
+    """Write a result as one self-contained HTML file, or as Markdown for a pull request or a README.
 
-    Example: `retort report runs/digits --out report.html`
+    Every figure is computed again from the raw times first; a result that was edited is reported as INVALID.
+
+    Example: `retort report runs/digits --out report.html`; `retort report result.json --out result.md`
     """
     from ..benchmarks.report.result_files import claim_result, write_result
     from ..benchmarks.report.table import print_table
+    from ..benchmarks.validation.recomputation import Recomputation
     from ..pipeline.runs.run_folders import result_of
 
     screen = console(json)
     claim_result(out, force)
     result = result_of(source)
-    write_result(result, out)
+    faults = Recomputation(result).faults
+    write_result(result, out, faults)
     print_table(result, screen)
-    screen.result({"report": str(out)}, f"wrote {out}")
+    for fault in faults:
+        screen.warn(fault)
+    screen.result({"report": str(out), "faults": faults}, f"wrote {out}")
 
 
 @app.command("compare")

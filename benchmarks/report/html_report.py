@@ -52,7 +52,7 @@ def render(result: Result, title: str | None = None, faults: Sequence[str] = ())
         result=result,
         verdict=verdict(result, faults),
         faults=faults,
-        starts=_starts(result),
+        starts=starts_of(result),
         noun="stage" if result.details or result.gates else "model",
         has_parameters=any(stage.parameters is not None for stage in result.stages),
         has_macs=any(stage.macs is not None for stage in result.stages),
@@ -161,7 +161,7 @@ def _latency_cell(entry: LatencyEntry | None) -> dict[str, str]:
     return {**shown, "verdict": {"faster": "good", "slower": "bad", "cannot tell": "doubt"}.get(entry.verdict, "")}
 
 
-def _starts(result: Result) -> list[dict[str, str]]:
+def starts_of(result: Result) -> list[dict[str, str]]:
     """The start of each model in milliseconds, as text."""
     return [
         {

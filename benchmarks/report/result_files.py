@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.artifact import load_artifact, raise_if_not, require_unaltered, sha256_file
+from ...core.counts import counted
 from ...core.errors import UserError
 from ...core.system.owned_folders import claim_file
 
@@ -13,24 +15,36 @@ if TYPE_CHECKING:
     from ..result import Result
 
 
-def write_result(result: Result, path: Path) -> None:
-    """Write a result as ``.json`` or as an HTML report.
+FORMS = (".json", ".html", ".md")
+
+
+def write_result(result: Result, path: Path, faults: Sequence[str] = ()) -> None:
+    """Write a result as ``.json``, as an HTML report or as Markdown.
+
+    Args:
+        faults: figures that do not follow from the raw times, of which a page tells.
 
     Raises:
-        UserError: the suffix is neither.
+        UserError: the suffix is none of these.
     """
     from ..result import save_result
     from .html_report import write_report
+    from .markdown_report import write_markdown
 
     _require_form(path)
-    (save_result if path.suffix == ".json" else write_report)(result, path)
+    if path.suffix == ".json":
+        save_result(result, path)
+    elif path.suffix == ".md":
+        write_markdown(result, path, faults)
+    else:
+        write_report(result, path, faults=faults)
 
 
 def claim_result(path: Path | None, force: bool) -> None:
     """Fail before any work if a result may not be written to a file.
 
     Raises:
-        UserError: the suffix is neither ``.json`` nor ``.html``, the file exists and is no result of Retort (without
+        UserError: the suffix is none of ``.json``, ``.html`` and ``.md``, the file exists and is none of ours (without
             ``force``), or its folder does not exist.
     """
     if path is None:
@@ -42,10 +56,28 @@ def claim_result(path: Path | None, force: bool) -> None:
 
 
 def _require_form(path: Path) -> None:
-    if path.suffix not in {".json", ".html"}:
+    if path.suffix not in FORMS:
         raise UserError(
-            f"{path} has no ending that says the form of the result", "give a path that ends in .json or .html"
+            f"{path} has no ending that says the form of the result", f"give a path that ends in {' or '.join(FORMS)}"
         )
+
+
+def device_files(folder: Path) -> list[Path]:
+    """The results that were made of what a device wrote into a folder; none in other folders."""
+    return sorted(folder.glob("result-*.json")) if (folder / "result.json").is_file() else []
+
+
+def device_file(folder: Path) -> Path | None:
+    """The one result in a folder of a device; None in other folders.
+
+    Raises:
+        UserError: there are several, such as one for each number of threads.
+    """
+    found = device_files(folder)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:6])
+        raise UserError(f"{folder} contains {counted(found, 'result')}: {names}", "give one of the files")
+    return found[0] if found else None
 
 
 def find_result(source: Path) -> Result:

@@ -12,6 +12,7 @@ from ...core.metrics.task_metrics import HIGHER_IS_BETTER
 from ..build_result import latency_entry
 from ..result import LatencyEntry, LatencyRun, Result, StageEntry
 from ..timing.latency import summary
+from ..timing.method import method
 from .stored_rounds import StoredRounds
 
 CLOSE = 1e-5
@@ -31,6 +32,8 @@ FROM_RAW = (
     "spikes",
 )
 FROM_ROUNDS = ("median_ms", "percentiles", "mean_ms", "rows_per_second", "ratio", "p_value", "spikes")
+LASTING = ("percentiles", "mean_ms")
+"""Figures whose meaning does not change with the statistics."""
 RATIO_KEYS = ("value", "low", "high", "confidence", "rounds", "wall", "p_holm")
 PLAIN = {
     "median_ms.value": "the median", "wall_ms.value": "the wall-clock time", "mean_ms": "the mean",
@@ -79,9 +82,16 @@ class Recomputation:
             told = error.message if isinstance(error, RetortError) else str(error)
             self.faults.append(f"stages: the raw times at batch {run.batch} do not fit together: {told}")
             return
-        keys = FROM_RAW if stored.in_time else FROM_ROUNDS
-        if not stored.in_time:
-            self.notes.append(f"the raw times at batch {run.batch} are in order of size, so the rounds are believed")
+        methods = {entry.raw.method for entry in entries.values() if entry.raw is not None}
+        keys: tuple[str, ...] = FROM_RAW if stored.in_time else FROM_ROUNDS
+        if methods != {method()}:
+            told = "were computed by another version of the statistics, so medians, ratios and intervals are believed"
+            self.notes.append(f"the figures at batch {run.batch} {told}")
+            self._from_blocks(run, entries, places)
+            keys = LASTING
+        elif not stored.in_time:
+            told = "are in order of size, so the rounds and the intervals of percentiles are believed"
+            self.notes.append(f"the raw times at batch {run.batch} {told}")
         for name, index in places.items():
             again, said = latency_entry(found.candidates[name]).model_dump(), entries[name].model_dump()
             for values in (again, said):
@@ -91,6 +101,8 @@ class Recomputation:
             where = f"stages.{index}.latency.{run.batch}"
             for key in keys:
                 for path, one, other in _leaves(key, said[key], again[key]):
+                    if path.startswith("percentiles") and keys != FROM_RAW and not _lasts(path, one, other):
+                        continue
                     self._same(f"{where}.{path}", PLAIN.get(path, path), f"'{name}' at batch {run.batch}", one, other)
 
     def _same(self, where: str, what: str, whose: str, said: Any, found: Any, source: str = "raw times") -> None:
@@ -154,6 +166,11 @@ class Recomputation:
             if gate.passed != (gate.verdict == "passed"):
                 told = "passed" if gate.passed else "not passed"
                 self.faults.append(f"gates.{index}.passed: says {told}; its verdict is {gate.verdict}")
+
+
+def _lasts(path: str, said: Any, found: Any) -> bool:
+    """Whether a figure of a percentile depends on nothing but the readings: its interval depends on their order."""
+    return None not in (said, found) and not path.endswith(("low_ms", "high_ms", "needed"))
 
 
 def _leaves(path: str, said: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...benchmarks.report.result_files import find_result
+from ...benchmarks.report.result_files import device_file, find_result
 from ...benchmarks.result import Result
 from ...core.artifact import MANIFEST, Artifact, is_finished, load_artifact
 from ...core.counts import counted, listed
@@ -234,14 +234,17 @@ def latest_of(folder: Path, stage: str) -> Path | None:
 
 
 def result_of(source: Path) -> Result:
-    """The result in a file or a bench artifact, or that of the latest run in a folder.
+    """The result in a file or a bench artifact, that of the latest run in a folder, or that of a device.
 
     Raises:
+        UserError: the folder contains several results of a device.
         MissingFileError: there is no result.
         ArtifactError: the result was altered after it was measured.
     """
     if not source.is_dir() or is_finished(source):
         return find_result(source)
+    if device := device_file(source):
+        return find_result(device)
     bench = latest_of(source, "bench")
     if bench is None:
         raise MissingFileError(f"{source} contains no measurement", "run a recipe with a `bench` stage first")

@@ -136,6 +136,30 @@ def test_readings_in_order_of_size_still_give_the_percentiles(tmp_path: Path, mo
     assert any("percentiles.0.value_ms" in fault for fault in wrong.faults)
 
 
+def test_another_version_of_the_statistics_is_no_fault(written: Path, tmp_path: Path) -> None:
+    """Intervals of other code are believed and that is said; percentiles and means must follow all the same."""
+
+    def older(raw: Any) -> None:
+        for stage in raw["stages"]:
+            for latency in stage["latency"].values():
+                latency["raw"]["method"] = "other code"
+        entry(raw)["ratio"]["low"] *= 0.99
+        entry(raw)["percentiles"][0].update(needed=77, low_ms=None, high_ms=None)
+
+    found = validation.validate_file(edited(written, tmp_path, older))
+    assert found.faults == ()
+    assert "another version of the statistics" in found.notes[0]
+
+    def both(raw: Any) -> None:
+        older(raw)
+        _percentile(raw)
+        entry(raw, 2)["median_ms"].update(value=0.9, high=2)
+
+    wrong = validation.validate_file(edited(written, tmp_path, both))
+    assert ["percentiles.0.value_ms" in fault for fault in wrong.faults] == [False, True]
+    assert "its rounds allow" in wrong.faults[0]
+
+
 @pytest.mark.parametrize("name", ["results/schema1.json", "results/schema1_open.json", "old_files/fabcb72/result.json"])
 def test_older_results_are_valid(name: str) -> None:
     """Results of version 1, which have no raw times, are valid, and it is said what could not be checked."""
