@@ -24,6 +24,7 @@ from ..core.tensors import TensorSpec
 from .api_page import api
 from .facts_page import facts, field_descriptions
 from .markdown import as_markdown, default, sentence, shown, table, type_name
+from .results_page import results
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs/reference"
@@ -208,6 +209,11 @@ def environment_page() -> str:
     return filled("environment", {})
 
 
+def results_page() -> str:
+    """Every field of a result and of what a device writes."""
+    return filled("results", results())
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "api.md": api_page,
@@ -216,6 +222,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "artifacts.md": artifacts_page,
     "targets.md": targets_page,
     "environment.md": environment_page,
+    "results.md": results_page,
 }
 
 

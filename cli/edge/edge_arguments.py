@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +49,14 @@ MeterFile = Annotated[
         "--meter",
         help="CSV file of a power meter that recorded the run, from which the energy of an inference is computed. Its "
         "clock is found by the rhythm of the run.",
+    ),
+]
+Page = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        help="File for a page of the result, .html or .md. Further numbers of threads and kinds of cores get files of "
+        "their own beside it.",
     ),
 ]
 Metric = Annotated[
@@ -99,6 +108,24 @@ def with_wheels(options: EdgeOptions, device: Device) -> EdgeOptions:
         return options.model_copy(update={"wheels": ""})
     named = {"wheels": target.machine, "wheels_python": target.python, "wheels_glibc": target.glibc}
     return options.model_copy(update=named)
+
+
+def write_pages(page: Path | None, files: Sequence[str], screen: Console) -> None:
+    """Write a page for each result; the second and all further ones have a number in their names.
+
+    Raises:
+        UserError: a file of that name is not ours.
+        StorageError: the disk is full or not writable.
+    """
+    from ...benchmarks.report.result_files import claim_result, write_result
+    from ...benchmarks.result import load_result
+
+    for number, file in enumerate(files if page is not None else (), 1):
+        assert page is not None
+        path = page if number == 1 else page.with_stem(f"{page.stem}-{number}")
+        claim_result(path, force=False)
+        write_result(load_result(Path(file)), path)
+        screen.say(f"wrote {path}")
 
 
 def prepared(device: Device, made: Artifact, screen: Console) -> int:

@@ -24,6 +24,7 @@ from .edge_arguments import (
     MeterFile,
     Metric,
     Models,
+    Page,
     Python,
     Results,
     SshOptions,
@@ -32,6 +33,7 @@ from .edge_arguments import (
     loaded,
     prepared,
     with_wheels,
+    write_pages,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def run(
     results: Results = None,
     metric: Metric = None,
     meter: MeterFile = None,
+    report: Page = None,
     folder: Folder = None,
     ssh_option: SshOptions = [],  # noqa: B006
     python: Python = "python3",
@@ -85,8 +88,10 @@ def run(
     Example: `retort edge run pi@raspberrypi.local fp32.onnx int8.onnx --data digits`
     """
     from ...benchmarks.edge import device_run
+    from ...benchmarks.report.result_files import claim_result
 
     screen = console(json)
+    claim_result(report, force=False)
     options = build_options(EdgeOptions, flags, set_)
     made = _given_bundle(models, data, options)
     if made is None:
@@ -107,6 +112,7 @@ def run(
         raise MachineError(f"{host} cannot measure: {ended['why']}", "correct it, and run the command again")
     out = device_run.pull(device, home, screen)
     shown = _shown(made, out, host, metric, screen, meter)
+    write_pages(report, shown["files"], screen)
     if not keep and ended["state"] == "finished":
         device_run.clean(device)
     elif not keep:
@@ -127,6 +133,7 @@ def pull(
     results: Results = None,
     metric: Metric = None,
     meter: MeterFile = None,
+    report: Page = None,
     folder: Folder = None,
     ssh_option: SshOptions = [],  # noqa: B006
     python: Python = "python3",
@@ -138,14 +145,18 @@ def pull(
     Example: `retort edge pull for-the-pi pi@raspberrypi.local`; `retort edge pull for-the-pi --by-hand /media/usb/out`
     """
     from ...benchmarks.edge import device_run
+    from ...benchmarks.report.result_files import claim_result
 
     screen, made = console(json), loaded(bundle)
+    claim_result(report, force=False)
     if bool(host) == bool(by_hand):
         raise UserError("give either a device or --by-hand", "retort edge pull BUNDLE pi@raspberrypi.local")
     if by_hand is None:
         device = device_of_bundle(host, folder, ssh_option, python, made)
         by_hand = device_run.pull(device, _home(made, host, ssh_option, results), screen)
-    screen.result(_shown(made, by_hand, host, metric, screen, meter))
+    shown = _shown(made, by_hand, host, metric, screen, meter)
+    write_pages(report, shown["files"], screen)
+    screen.result(shown)
 
 
 def _given_bundle(models: list[Path], data: str, options: EdgeOptions) -> Artifact | None:

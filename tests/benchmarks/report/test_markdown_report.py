@@ -38,8 +38,8 @@ def test_every_row_has_every_cell() -> None:
 def test_a_device_has_its_starts_and_its_energy() -> None:
     """Starts have a table of their own, energy a column, and THROTTLED stands first."""
     hot = hot_device()
-    used = EnergyEntry(net_mj=1.234, low_mj=1.2, high_mj=1.3, gross_mj=3, watts=5, idle_watts=3, source="VDD_IN", turns=3,
-                       per_second=2)  # fmt: skip
+    used = EnergyEntry(net_mj=1.234, low_mj=1.2, high_mj=1.3, gross_mj=3, watts=5, idle_watts=3, source="VDD_IN",
+                       turns=3, per_second=2)  # fmt: skip
     stages = tuple(stage.model_copy(update={"energy": used}) for stage in hot.stages)
     page = markdown(hot.model_copy(update={"stages": stages}))
     assert page.splitlines()[2].startswith("**THROTTLED, so no decision")

@@ -54,8 +54,11 @@ def test_one_command_measures_behind_ssh(
     """`edge run` sends, measures, brings home and cleans up; the result is a file that `compare` and `report` read."""
     monkeypatch.setenv("PATH", f"{fake_ssh(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}")
     options = ["--data", "data.npz", *QUICK, "--python", sys.executable]
-    assert call("run", "pi@board", *models, *options, "--json") == 0
+    assert call("run", "pi@board", *models, *options, "--report", "shown.md", "--json") == 0
     found = said(capsys)
+    page = Path("shown.md").read_text()
+    assert "“narrow” is " in page
+    assert "Starts of new processes:" in page
     assert (found["state"], len(found["results"])) == ("finished", 1)
     narrow = found["results"][0]["stages"][1]
     assert narrow["latency"]["1"]["ratio"]["value"] > 1
