@@ -27,7 +27,7 @@ def report(
 
     Every figure is computed again from the raw times first; a result that was edited is reported as INVALID.
 
-    Example: `retort report runs/digits --out report.html`; `retort report result.json --out result.md`
+    Example: `retort report runs/digits --out report.html`
     """
     from ..benchmarks.report.result_files import claim_result, write_result
     from ..benchmarks.report.table import print_table

@@ -90,7 +90,7 @@ class Recomputation:
             self._from_blocks(run, entries, places)
             keys = LASTING
         elif not stored.in_time:
-            told = "are in order of size, so the rounds and the intervals of percentiles are believed"
+            told = "are in order of size, so the rounds are believed"
             self.notes.append(f"the raw times at batch {run.batch} {told}")
         for name, index in places.items():
             again, said = latency_entry(found.candidates[name]).model_dump(), entries[name].model_dump()
@@ -101,7 +101,7 @@ class Recomputation:
             where = f"stages.{index}.latency.{run.batch}"
             for key in keys:
                 for path, one, other in _leaves(key, said[key], again[key]):
-                    if path.startswith("percentiles") and keys != FROM_RAW and not _lasts(path, one, other):
+                    if path.startswith("percentiles") and keys == LASTING and not _lasts(path, one, other):
                         continue
                     self._same(f"{where}.{path}", PLAIN.get(path, path), f"'{name}' at batch {run.batch}", one, other)
 
@@ -169,8 +169,8 @@ class Recomputation:
 
 
 def _lasts(path: str, said: Any, found: Any) -> bool:
-    """Whether a figure of a percentile depends on nothing but the readings: its interval depends on their order."""
-    return None not in (said, found) and not path.endswith(("low_ms", "high_ms", "needed"))
+    """Whether a figure of a percentile depends on nothing but the readings: its interval depends on the statistics."""
+    return None not in (said, found) and not path.endswith(("low_ms", "high_ms", "needed", "dependence"))
 
 
 def _leaves(path: str, said: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from measured_results import measured
@@ -38,4 +39,13 @@ def test_valid_and_edited_results_differ_in_exit_code(tmp_path: Path, capsys: py
 def test_each_schema_is_published(of: str, key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`retort schema --of` prints the JSON Schema of recipes, of results and of what a device writes."""
     assert call("schema", "--of", of) == 0
-    assert key in json.loads(capsys.readouterr().out)["properties"]
+    schema = json.loads(capsys.readouterr().out)
+    assert key in schema["properties"]
+    if of != "recipe":
+        models = {of: schema, **schema["$defs"]}
+        bare = [(name, key) for name, model in models.items() for key in _undescribed(model)]
+        assert not bare
+
+
+def _undescribed(model: Any) -> list[str]:
+    return [key for key, field in model["properties"].items() if not field.get("description")]
