@@ -139,7 +139,8 @@ def lint(
     if target == "tensorrt" and _is_for_cpu(loaded):
         screen.warn(
             f"{model} was made for the cpu (UINT8 activations or ONNX Runtime's own operators): the faults below are "
-            "those that it has for TensorRT; give `--target cpu`, or export the program with `--target tensorrt`"
+            "those that it has for TensorRT; give `--target cpu` or `--target arm`, or export the program "
+            "with `--target tensorrt`"
         )
     findings = check(loaded, target)
     fixed = _fix(loaded, target, fix, screen) if fix is not None else None

@@ -17,7 +17,12 @@ OPERATORS = frozenset(["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "Dynami
 DEPENDENT_ROWS = "rows influence each other: INT8 scales are computed from the whole batch at run time"
 
 LEAST_HIDDEN = {"lstm": 96, "gru": 384}
-"""Smallest hidden sizes at which integer kernels are not slower at batch 1 (measured)."""
+"""Smallest hidden sizes at which integer kernels are not slower at batch 1 (measured on x86)."""
+
+
+def form_on(target: str, form: RecurrentForm = "auto") -> RecurrentForm:
+    """The form that ``auto`` means on a target: where integer kernels pay was measured on x86 only."""
+    return "weights" if target == "arm" and form == "auto" else form
 
 
 def runs_in_integers(kind: str, hidden: int, form: RecurrentForm = "auto") -> bool:

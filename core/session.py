@@ -50,6 +50,8 @@ class SessionOptions:
         ranges: ranges of dynamic axes for ONNX Runtime's TensorRT provider; the batch axis has a default range.
         engine_cache: folder of that provider's engines; empty means the user's cache folder, ``off`` means none.
         device: number of the GPU that CUDA and TensorRT use.
+        signed: run INT8 activations in integer kernels, as ONNX Runtime does on Arm. On x86 it would change many of
+            them to UINT8 or FP32, which gives the same numbers by other kernels.
     """
 
     threads: int = 1
@@ -61,6 +63,7 @@ class SessionOptions:
     ranges: Ranges = field(default_factory=dict)
     engine_cache: str = ""
     device: int = 0
+    signed: bool = False
 
 
 class Session(Protocol):

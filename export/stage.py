@@ -18,6 +18,7 @@ from ..core.backends.ort_signature import SIGNATURE_KEY
 from ..core.console import SILENT, Console
 from ..core.context import Context, Place
 from ..core.counts import counted
+from ..core.cpu_targets import is_for_cpu
 from ..core.data.splits import Splits, rows_of
 from ..core.dynamic_kernels import DEPENDENT_ROWS
 from ..core.errors import DataError, UserError, VerificationError
@@ -119,7 +120,7 @@ def write_graph(
             parity=tuple(parity.differences),
             parity_unchecked=parity.unchecked,
             hard_inputs=parity.hard or None,
-            kernels=integer_kernels(path) if quantized and options.precision == "fp32" else None,
+            kernels=integer_kernels(path, wanted == "arm") if quantized and options.precision == "fp32" else None,
             precision=None if options.precision == "fp32" else options.precision,
             half=half,
             recurrent=kept_float or None,
@@ -128,7 +129,7 @@ def write_graph(
             macs=origin.macs,
         )
         write_atomically(draft.folder / "signature.json", written.to_json().encode())
-        _write_golden(loadable(path, options.precision), samples, options.golden, draft.folder / "golden.npz")
+        _write_golden(loadable(path, options.precision), samples, options, draft.folder / "golden.npz")
     _report(found, console)
     return load_artifact(place.directory)
 
@@ -159,10 +160,10 @@ def prove(
     references = [program, without_quantization(program)] if quantized else [program]
     eager = [EagerSession(item.module(check_guards=False), signature, "cpu", 0) for item in references]
     if plainer is not None and options.precision == "fp32":
-        plain = open_session(plainer, SessionOptions(threads=1))
+        plain = open_session(plainer, _settings(options))
         check(eager[0], plain, samples, options.batch_sizes, options.tolerance, eager[1] if quantized else None)
         plain.close()
-    candidate: Session = open_session(loadable(path, options.precision), SessionOptions(threads=1))
+    candidate: Session = open_session(loadable(path, options.precision), _settings(options))
     candidate = Widened(candidate) if options.half_io else candidate
     floating = eager[1] if quantized else None
     precision = computed_in(program, options.precision)
@@ -215,7 +216,7 @@ def _sign(model: ir.Model, options: ExportOptions, place: Place) -> None:
 
 
 def _opset(options: ExportOptions, target: Target, default: int) -> int:
-    if options.precision == "bf16" and target == "cpu":
+    if options.precision == "bf16" and is_for_cpu(target):
         raise UserError("ONNX Runtime has no BF16 kernels on a CPU", "export with --target tensorrt, or in fp16")
     return options.opset or max(default, LEAST_OPSET.get(options.precision, 0))
 
@@ -280,9 +281,13 @@ def _has(axis: int | str, size: int) -> bool:
     return size > 0 or axis == 0 or (isinstance(axis, str) and axis != BATCH)
 
 
-def _write_golden(model: Path | bytes, samples: Feeds, count: int, path: Path) -> None:
-    session = open_session(model, SessionOptions(threads=1))
-    feeds = session.signature.validate(rows(session.signature, samples, count))
+def _settings(options: ExportOptions) -> SessionOptions:
+    return SessionOptions(threads=1, signed=options.target == "arm")
+
+
+def _write_golden(model: Path | bytes, samples: Feeds, options: ExportOptions, path: Path) -> None:
+    session = open_session(model, _settings(options))
+    feeds = session.signature.validate(rows(session.signature, samples, options.golden))
     arrays: dict[str, Array] = {f"in.{name}": value for name, value in feeds.items()}
     arrays |= {f"out.{name}": value for name, value in session.run(feeds).items()}
     session.close()
@@ -306,7 +311,7 @@ def _report(facts: ExportFacts, console: Console) -> None:
     if undefined:
         more = "; codes have no NaN, so that the INT8 file may give numbers there" if facts.quantized else ""
         console.warn(f"the model has undefined outputs on {', '.join(undefined)}{more}")
-    names = facts.kernels.unfused_names if facts.kernels is not None and facts.target == "cpu" else ()
+    names = facts.kernels.unfused_names if facts.kernels is not None and is_for_cpu(facts.target) else ()
     if names:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         run, layers = ("runs", "its layer") if len(names) == 1 else ("run", "their layers")

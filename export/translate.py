@@ -14,7 +14,8 @@ from onnxscript import values
 from torch.export import ExportedProgram
 
 from ..core.backends.eager import load_exported, quiet
-from ..core.dynamic_kernels import RecurrentForm
+from ..core.cpu_targets import is_for_cpu
+from ..core.dynamic_kernels import RecurrentForm, form_on
 from ..core.errors import CaptureError, ModelError, UserError, VerificationError
 from ..core.graph_state import REMEDY, state_in_words, state_of
 from ..core.options.stage_options import Target
@@ -36,6 +37,7 @@ from .ort.qlinear_fusions import CPU_FORMS, gates_by_clip
 from .ort.workarounds import exact_constants, keep_padding, linear_rules, parse_operators_once, without_guards
 from .program_edit import with_own_names
 from .qdq.retarget import retarget
+from .qdq.signed_codes import store_signed
 from .qdq.write_dynamic import translate, write_dynamic
 from .qdq.write_embeddings import write_tables
 from .qdq.write_qdq import DOMAIN, OP, has_qdq, merge_repeated, quantize_before_reshape, write_qdq
@@ -51,13 +53,13 @@ _TRANSLATIONS = (
     adaptive_pooling_translation,
     cumulative_translation,
 )
-OPSETS: dict[str, int] = {"cpu": 21, "tensorrt": 20}
+OPSETS: dict[str, int] = {"cpu": 21, "arm": 20, "tensorrt": 20}
 """The default opset of each target.
 
 21 is the newest opset that the exporter's operators, ONNX Runtime's kernels and its fusions all support (Gelu is one
-node from 20 on). TensorRT gets 20: ONNX Runtime 1.31 cannot load INT8 activations at opset 21 where a DequantizeLinear
-precedes a Reshape ("output_dtype INT8 does not match y_zero_point type UINT8"), so the file could not be checked. All
-Q/DQ forms in use exist since opset 19.
+node from 20 on). The targets with INT8 activations get 20: on x86, ONNX Runtime 1.31 cannot load them at opset 21 where
+a DequantizeLinear precedes a Reshape ("output_dtype INT8 does not match y_zero_point type UINT8"), so the file could
+not be checked. All Q/DQ forms in use exist since opset 19.
 """
 
 
@@ -114,15 +116,18 @@ def build(
     without_windows_in_padding(model)
     with quiet():
         simplify(model, (*PASSES, attention_translation.skip_searches, merge_repeated, quantize_before_reshape))
-    integer = target == "cpu" and has_qdq(model)
+    on_cpu = is_for_cpu(target)
+    integer = on_cpu and has_qdq(model)
     integer_forms = (*pool_forms.FORMS, *CPU_FORMS, *transformer_fusions.FORMS)
     forms = integer_forms if integer else transformer_fusions.FP32_FORMS
-    for form in (*forms, *activation_forms.FORMS) if target == "cpu" else ():
+    for form in (*forms, *activation_forms.FORMS) if on_cpu else ():
         form(model)
     write_dynamic(model, target)
-    write_recurrent(model, recurrent) if target == "cpu" else unpack_recurrent(model)
+    write_recurrent(model, form_on(target, recurrent)) if on_cpu else unpack_recurrent(model)
     write_tables(model, target)
     remove_dead(model)
+    if target == "arm":
+        store_signed(model)
     write_qdq(model)
     remove_dead(model)
     if integer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..core.artifact import Artifact, raise_if_not
 from ..core.context import Context, Place
+from ..core.cpu_targets import can_be_timed, is_for_cpu
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import rows_of
 from ..core.formats.program_file import read_signature
@@ -74,7 +75,7 @@ def sparsify(options: SparsifyOptions, parent: Artifact, place: Place, context: 
 
 
 def quantize(options: QuantizeOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Insert and calibrate INT8 fake-quantize nodes; on cpu, layers that are faster in FP32 stay in FP32."""
+    """Insert and calibrate INT8 fake-quantize nodes; layers that are measured to be faster in FP32 stay there."""
     from .tuning.int8_speed import never_slower
 
     raise_if_not(parent, "program")
@@ -90,9 +91,9 @@ def _quantize_once(options: QuantizeOptions, parent: Artifact, place: Place, con
     from .tuning.quantization_form import choose_form
 
     # a training must resume on the same program, so no new measurement may influence it
-    measured = options.timed and context.target == "cpu" and options.qat is None
-    gains = gains_of(parent, options, context.data) if measured else None
-    make = choose_form if options.form == "auto" and context.target == "cpu" else stage
+    measured = options.timed and can_be_timed(context.target) and options.qat is None
+    gains = gains_of(parent, options, context.data, context.target) if measured else None
+    make = choose_form if options.form == "auto" and is_for_cpu(context.target) else stage
     return make(options, parent, place, context, gains)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
+from ...core.cpu_targets import is_for_cpu
 from ...core.errors import UserError
 from ...core.options.stage_options import QuantizeOptions, Target
 from ..graph.module_edit import call_after
@@ -27,7 +28,7 @@ def is_wanted(options: QuantizeOptions, target: Target) -> bool:
     Raises:
         UserError: the target does not support it.
     """
-    if options.form == "dynamic" and target != "cpu":
+    if options.form == "dynamic" and not is_for_cpu(target):
         raise UserError(
             f"{target} does not support activations that are quantized at run time", "set `quantize.form: static`"
         )

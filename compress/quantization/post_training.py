@@ -10,6 +10,7 @@ from typing import Any
 
 from ...core.console import SILENT, Console
 from ...core.counts import counted
+from ...core.cpu_targets import is_for_cpu
 from ...core.data.splits import Split
 from ...core.errors import DataError, UserError
 from ...core.facts.quantize_facts import QatFacts, Sensitivity
@@ -101,7 +102,7 @@ def _fitted(
     folded = fold_batch_norms(prepared, share=True)
     if options.plan is not None:
         floats = [*floats, *read_plan(Path(options.plan), layer_names(folded, target))]
-    if target == "cpu":
+    if is_for_cpu(target):
         soften_masks(folded, calibration, options, console)
     judged = check_samples(calibration, options)
     fitted, held_out = divide(calibration, options.samples) if judged else (calibration, calibration)

@@ -1,7 +1,8 @@
 """Recurrent layers: their weight matrices become INT8, with one scale per row; activations stay in floating point.
 
-No runtime has a recurrent kernel with fixed activation scales. The exporter chooses the kernel for ``cpu`` by the rule
-of :mod:`retort.core.dynamic_kernels`. TensorRT computes recurrent layers in floating point, so nothing changes for it.
+No runtime has a recurrent kernel with fixed activation scales. The exporter chooses the kernel for ``cpu`` and
+``arm`` by the rule of :mod:`retort.core.dynamic_kernels`. TensorRT computes recurrent layers in floating point, so
+nothing changes for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import fx
 
 from ...core.aten_names import RECURRENT, name_of
-from ...core.dynamic_kernels import LEAST_HIDDEN, runs_in_integers
+from ...core.cpu_targets import is_for_cpu
+from ...core.dynamic_kernels import LEAST_HIDDEN, form_on, runs_in_integers
 from ...core.options.stage_options import QuantizeOptions, Target
 from ..graph.module_edit import Shapes, fetch, free_path, put
 from ..program import Program
@@ -32,11 +34,13 @@ class Recurrent:
         node: the layer, with all its sublayers and directions.
         weights: ``get_attr`` nodes of its matrices, ``[gates · H, inputs]`` each.
         hidden: size of its hidden state.
+        target: the target, which determines the kernel.
     """
 
     node: fx.Node
     weights: tuple[fx.Node, ...]
     hidden: int
+    target: Target = "cpu"
 
     @property
     def kind(self) -> str:
@@ -46,12 +50,12 @@ class Recurrent:
     @property
     def integer(self) -> bool:
         """Whether the exporter chooses an integer kernel for it."""
-        return runs_in_integers(self.kind, self.hidden)
+        return runs_in_integers(self.kind, self.hidden, form_on(self.target))
 
 
 def recurrent(node: fx.Node, target: Target, shapes: Shapes) -> Recurrent | None:
     """``node`` as a recurrent layer whose weights can be INT8 on the target; None for other nodes."""
-    if target != "cpu" or name_of(node) not in RECURRENT:
+    if not is_for_cpu(target) or name_of(node) not in RECURRENT:
         return None
     weights = [item for item in operand(node, "params") if isinstance(item, fx.Node)]
     if projects(node):  # its recurrent matrix is a product of two matrices, which is computed at export
@@ -59,7 +63,7 @@ def recurrent(node: fx.Node, target: Target, shapes: Shapes) -> Recurrent | None
     if any(item.op != "get_attr" or shapes[item][1] != torch.float32 for item in weights):
         return None
     matrices = tuple(item for item in weights if len(shapes[item][0]) == _MATRIX)
-    return Recurrent(node, matrices, int(shapes[matrices[1]][0][1])) if len(matrices) > 1 else None
+    return Recurrent(node, matrices, int(shapes[matrices[1]][0][1]), target) if len(matrices) > 1 else None
 
 
 def projects(node: fx.Node) -> bool:
@@ -84,6 +88,11 @@ def why_floating(layer: Recurrent) -> str:
         return (
             "weights are INT8 in the file and FP32 at run time, because ONNX Runtime has no integer kernel for "
             f"{layer.kind}"
+        )
+    if layer.target == "arm":
+        return (
+            "weights are INT8 in the file and FP32 at run time, because the speed of integer kernels was not measured "
+            "on Arm (to use them anyway: export.recurrent: integer)"
         )
     return (
         "weights are INT8 in the file and FP32 at run time, because integer kernels are slower at batch 1 below "

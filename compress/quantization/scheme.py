@@ -51,8 +51,10 @@ class Scheme:
 
 SCHEMES: dict[Target, Scheme] = {
     "cpu": Scheme(0, 255, symmetric=False),
+    "arm": Scheme(0, 255, symmetric=False),
     "tensorrt": Scheme(-128, 127, symmetric=True),
 }
+"""A file for ``arm`` stores codes that are 128 smaller, as INT8: the same numbers (export/qdq/signed_codes.py)."""
 
 
 def gate_grid(scheme: Scheme) -> Grid:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ...core.context import Context, Place
+from ...core.cpu_targets import why_not_timed
 from ...core.facts.quantize_facts import FloatNode, MixedPrecision, QuantizeFacts, QuantizeTiming
 from ...core.formats.program_file import fit_context
 from ...core.options.stage_options import QuantizeOptions, Target
@@ -76,6 +77,7 @@ def _facts(judged: Rescue, options: QuantizeOptions, target: Target, size_bytes:
         sensitivity=tuple(found.lines) or None,
         mixed=MixedPrecision(gate=found.gate, float=tuple(found.floats)) if found.gate else None,
         qat=found.training,
+        not_timed=(why_not_timed(target) or None) if options.timed else None,
     )
 
 

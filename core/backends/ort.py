@@ -27,6 +27,7 @@ from .ort_tensorrt import require_inside, tensorrt_options
 CPU = "CPUExecutionProvider"
 CPU_INFO = Path("/proc/cpuinfo")
 ON_GPU = ("CUDAExecutionProvider", TENSORRT)
+SIGNED = "session.qdqisint8allowed"
 _EXACT, _SHARED = "session.x64quantprecision", "Attempt to replace the existing tensor"
 HEAVY = frozenset(
     ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "Attention", "QLinearConv", "MatMulInteger")
@@ -223,6 +224,8 @@ def _session_options(runtime: Any, options: SessionOptions) -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
     if options.providers and options.providers[0] != CPU:
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if options.signed:
+        settings.add_session_config_entry(SIGNED, "1")
     if options.profile:
         settings.enable_profiling = True
         settings.profile_file_prefix = options.profile

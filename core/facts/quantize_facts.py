@@ -243,6 +243,7 @@ class QuantizeFacts(ProgramFacts):
         mixed: the result of mixed precision, if there was a bound.
         qat: the result of quantization-aware training, if there was one.
         form: the choice between static and dynamic INT8, with ``form: auto``.
+        not_timed: why INT8 was not timed against FP32; None if it was, if it was not asked for, and on a GPU.
     """
 
     target: Target
@@ -259,3 +260,4 @@ class QuantizeFacts(ProgramFacts):
     mixed: MixedPrecision | None = None
     qat: QatFacts | None = None
     form: FormChoice | None = None
+    not_timed: str | None = None

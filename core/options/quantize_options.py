@@ -74,8 +74,9 @@ class QuantizeOptions(Options):
     )
     form: Literal["static", "dynamic", "auto"] = Field(
         default="static",
-        description="Where matrix products on cpu get the scales of their activations: from calibration (static), or "
-        "from each whole batch at run time (dynamic). auto builds both, times them and keeps the better one.",
+        description="Where matrix products on cpu and arm get the scales of their activations: from calibration "
+        "(static), or from each whole batch at run time (dynamic). auto builds both, times them and keeps the better "
+        "one; where they cannot be timed, it keeps static if it is accurate enough.",
     )
     embeddings: Literal["int8", "float"] = Field(
         default="int8",
@@ -91,9 +92,9 @@ class QuantizeOptions(Options):
     )
     timed: bool = Field(
         default=True,
-        description="On cpu, time the INT8 model against the FP32 model. If INT8 is slower, the layers that are "
-        "faster in FP32 stay in FP32. With `qat`, such layers are searched for before the training, which must resume "
-        "on the same program.",
+        description="Time the INT8 model against the FP32 model, on cpu, and on arm if this machine has an Arm "
+        "processor. If INT8 is slower, the layers that are faster in FP32 stay in FP32. With `qat`, such layers are "
+        "searched for before the training, which must resume on the same program.",
     )
     timed_batches: tuple[Count, ...] = Field(
         default=(1, 32), min_length=1, description="Batch sizes at which INT8 must not be slower than FP32."

@@ -26,7 +26,7 @@ from .train_options import SoftTargetOptions
 from .train_options import TrainOptions as TrainOptions
 
 Task = Literal["classification", "regression"]
-Target = Literal["cpu", "tensorrt"]
+Target = Literal["cpu", "arm", "tensorrt"]
 MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 
 
@@ -121,9 +121,10 @@ class ExportOptions(Options):
     )
     recurrent: RecurrentForm = Field(
         default="auto",
-        description="How recurrent layers with INT8 weights run on cpu: with integer kernels (integer), or with FP32 "
-        "kernels whose weights are unpacked when the model is loaded (weights). auto takes integer kernels where "
-        "they are not slower at batch 1 and as accurate on samples, within 3 dB, or have 30 dB.",
+        description="How recurrent layers with INT8 weights run on cpu and arm: with integer kernels (integer), or "
+        "with FP32 kernels whose weights are unpacked when the model is loaded (weights). auto takes integer kernels "
+        "on cpu where they are not slower at batch 1 and as accurate on samples, within 3 dB, or have 30 dB; on arm "
+        "it takes FP32 kernels, because the speed of the others was not measured there.",
     )
     half_io: bool = Field(default=False, description="Make the model's inputs and outputs FP16 as well.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from ...core.options.stage_options import Target
-from . import cpu_rules, placement_advice, qdq_rules, structure_rules, type_rules
+from . import arm_rules, cpu_rules, placement_advice, qdq_rules, structure_rules, type_rules
 from .graph_view import Finding, Verdict, View
 
 __all__ = ["Finding", "Verdict", "lint", "rejected"]
@@ -13,6 +13,7 @@ __all__ = ["Finding", "Verdict", "lint", "rejected"]
 RULES = {
     "tensorrt": (*structure_rules.RULES, *qdq_rules.RULES, *type_rules.RULES, *placement_advice.RULES),
     "cpu": (*structure_rules.GENERAL, *cpu_rules.RULES),
+    "arm": (*structure_rules.GENERAL, *arm_rules.RULES),
 }
 
 

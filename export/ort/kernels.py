@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from ...core.backends.ort import CPU, exact_settings, start_session
+from ...core.backends.ort import CPU, SIGNED, exact_settings, start_session
 from ...core.errors import ArtifactError, MissingFileError
 from ...core.facts.export_facts import Kernels
 from ...core.faults import first_line
@@ -52,20 +52,21 @@ FLOATING_HEAVY = frozenset(
 CONVERSIONS = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 
 
-def integer_kernels(path: Path | str) -> Kernels:
+def integer_kernels(path: Path | str, signed: bool = False) -> Kernels:
     """Count the nodes that ONNX Runtime runs on this CPU for a model, after all its graph optimisations.
 
     Args:
         path: an ``.onnx`` file.
+        signed: count those that it runs on Arm, whose kernels take INT8 activations.
 
     Raises:
         MissingFileError: the file does not exist.
         ArtifactError: the file cannot be loaded.
     """
-    return count(optimized(Path(path)))
+    return count(optimized(Path(path), signed))
 
 
-def optimized(path: Path) -> onnx.ModelProto:
+def optimized(path: Path, signed: bool = False) -> onnx.ModelProto:
     """The graph that ONNX Runtime runs on this CPU, without its weights."""
     if not path.is_file():
         raise MissingFileError(f"no such model: {path}", "check the path")
@@ -76,6 +77,8 @@ def optimized(path: Path) -> onnx.ModelProto:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(target)
+        if signed:
+            options.add_session_config_entry(SIGNED, "1")
         # In a separate file, so that models above protobuf's 2 GB can be written as well.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
         try:

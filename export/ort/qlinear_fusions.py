@@ -32,6 +32,7 @@ from .depthwise_padding import widen_depthwise
 
 _HEAVY = ("Conv", "Gemm", "MatMul")
 _CLOSE = 1e-6
+_CODES = {ir.DataType.UINT8: np.uint8, ir.DataType.INT8: np.int8}
 _WITH_SPACE = 3
 _CARRIES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "MaxPool", "Expand")
 
@@ -122,16 +123,19 @@ def gates_by_clip(model: ir.Model) -> tuple[ir.Model, bool]:
             continue
         if not is_op(source, "DequantizeLinear") or not _same_codes(node, source, reader):
             continue
-        if any(value is None or value.dtype != ir.DataType.UINT8 for value in (source.inputs[0], reader.outputs[0])):
+        codes, kind = source.inputs[0], reader.outputs[0].dtype
+        if codes is None or kind not in _CODES or codes.dtype != kind:
             continue
-        codes, last = source.inputs[0], np.rint(1 / np.asarray(constant(reader.inputs[1]), np.float64))
-        if last < np.iinfo(np.uint8).max:
+        type_, lowest = _CODES[kind], _lowest(reader)
+        last = lowest + np.rint(1 / np.asarray(constant(reader.inputs[1]), np.float64))
+        if last < np.iinfo(type_).max:
+            base = _name(node.outputs[0])
             ends = [
-                add_constant(model, f"{_name(node.outputs[0])}_{end}", np.asarray(end, np.uint8)) for end in (0, last)
+                add_constant(model, f"{base}_{name}", np.asarray(end, type_))
+                for name, end in (("lowest", lowest), ("highest", last))
             ]
             output = reader.outputs[0]
             codes = insert_before(reader, "Clip", [codes, *ends], {}, _name(output), output.shape, output.dtype)
-        assert codes is not None
         substitute(reader.outputs[0], codes)
         changed = True
     return model, changed
@@ -143,9 +147,17 @@ def _same_codes(node: ir.Node, source: ir.Node, reader: ir.Node) -> bool:
     if any(array is None or array.size != 1 for array in numbers):
         return False
     scale, zero, finer, begin = (float(array.reshape(())) for array in numbers if array is not None)
+    zero, begin = zero - _lowest(reader), begin - _lowest(reader)
     slope, offset = _factor(node, "alpha", 0.2), _factor(node, "beta", 0.5)
     close = math.isclose(scale * slope, finer, rel_tol=_CLOSE) and math.isclose(zero * finer, offset, rel_tol=_CLOSE)
     return begin == 0 and close
+
+
+def _lowest(reader: ir.Node) -> int:
+    """The lowest code of a QuantizeLinear, or of a fake-quantize."""
+    if is_qdq(reader):
+        return reader.attributes["qmin"].as_int()
+    return np.iinfo(_CODES[reader.outputs[0].dtype]).min if reader.outputs[0].dtype in _CODES else 0
 
 
 def _sum_gate(model: ir.Model, node: ir.Node, reader: ir.Node, scale: Numbers, offset: float) -> None:

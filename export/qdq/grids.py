@@ -2,10 +2,11 @@
 
 An activation's range is ``[(qmin - zp) s, (qmax - zp) s]``.
 
-* ``cpu``: UINT8. A grid of 256 codes is only shifted, ``zp' = zp - qmin``, and represents the same numbers (symmetric
-  INT8 gets zero point 128). For values that are known to be non-negative (after a ReLU …) this would waste the lower
-  half of the codes, and ONNX Runtime could not remove the ReLU; there, a symmetric grid becomes
-  ``s' = s * 127 / 255, zp' = 0``, with half the step over the same range.
+* ``cpu`` and ``arm``: UINT8 (:mod:`.signed_codes` stores them in files for ``arm``). A grid of 256 codes is only
+  shifted, ``zp' = zp - qmin``, and represents the same numbers (symmetric INT8 gets zero point 128). For values that
+  are known to be non-negative (after a ReLU …) this would waste the lower half of the codes, and ONNX Runtime could not
+  remove the ReLU; there, a symmetric grid becomes ``s' = s * 127 / 255, zp' = 0``, with half the step over the same
+  range.
 * ``tensorrt``: symmetric INT8, ``s' = max(|low|, |high|) / 127, zp' = 0``.
 
 Weights are symmetric INT8 for all targets and are not changed. A file for another target is compared with the program

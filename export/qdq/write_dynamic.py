@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnxscript import values
 
+from ...core.cpu_targets import is_for_cpu
 from ...core.errors import ArtifactError
 from ...core.options.stage_options import Target
 from ..graph_edit import (
@@ -63,7 +64,7 @@ def write_dynamic(model: ir.Model, target: Target) -> tuple[ir.Model, bool]:
         ArtifactError: the target does not support this form.
     """
     found = [node for node in every_node(model) if node.domain == DOMAIN and node.op_type == OP]
-    if found and target != "cpu":
+    if found and not is_for_cpu(target):
         raise ArtifactError(
             f"the program quantizes activations at run time, which {target} does not support",
             "quantize it with `form: static`",

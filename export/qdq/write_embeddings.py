@@ -123,5 +123,6 @@ def _look_up_words(model: ir.Model, node: ir.Node, held: tuple[ir.Value, ...], w
 
 _FORMS: dict[Target, tuple[Store, LookUp]] = {
     "cpu": (_store_codes, _look_up_codes),
+    "arm": (_store_codes, _look_up_codes),
     "tensorrt": (_store_words, _look_up_words),
 }

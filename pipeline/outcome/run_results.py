@@ -10,6 +10,7 @@ from ...benchmarks.sessions import runtime_name
 from ...core.artifact import Artifact, load_artifact, new_artifact, stable_hash
 from ...core.context import Place
 from ...core.counts import counted, listed
+from ...core.cpu_targets import why_not_timed
 from ...core.dynamic_kernels import DEPENDENT_ROWS
 from ...core.facts.any_facts import AnyFacts
 from ...core.facts.program_facts import Epoch
@@ -39,8 +40,9 @@ def bench(line: Line, options: BenchOptions, timed: bool = True) -> Artifact:
     """Measure every stage and the reference: accuracy, drop, bytes, memory, and latency in interleaved blocks.
 
     Args:
-        timed: whether latency and memory are measured.
+        timed: whether latency and memory are measured. They never are for ``arm`` without an Arm processor.
     """
+    timed = timed and not _untimed(line, options)
     stages = measured_stages(line)
     graphs = {name: graph_of(line, name) for name in stages if name in PROGRAM_STAGES}
     parents = [*graphs.values(), *(line.outcome.artifacts[name] for name in stages if name not in PROGRAM_STAGES)]
@@ -60,6 +62,11 @@ def bench(line: Line, options: BenchOptions, timed: bool = True) -> Artifact:
     artifact = line.measure("bench", options, parents, _make, {"told": stable_hash(words)})
     line.outcome.result = load_bench(artifact)
     return artifact
+
+
+def _untimed(line: Line, options: BenchOptions) -> str:
+    """Why nothing is timed; empty on the target's processor, which may be that of a device."""
+    return "" if options.timer is not None else why_not_timed(line.recipe.target)
 
 
 def _told(line: Line) -> dict[str, Any]:
@@ -124,13 +131,15 @@ def _measure(
     measured = line.console.track(list(graphs.items()), "memory") if timed and measures_memory(options) else ()
     memory = {name: measure_memory(graph.main) for name, graph in measured}
     entries = [_entry(line, name, graphs, found, memory, options) for name in stages]
+    untimed = _untimed(line, options)
+    notes = [f"Latency and memory were {untimed}."] if untimed else []
     return new_result(
         line.recipe.name,
         entries,
         reference=reference_of(line),
         latency=found,
         data={"fingerprint": line.fingerprint, "test_samples": len(line.data.test), "source": line.recipe.data.source},
-        notes=["Every program is measured as its exported ONNX file in ONNX Runtime.", *ran_on(options)],
+        notes=["Every program is measured as its exported ONNX file in ONNX Runtime.", *notes, *ran_on(options)],
         machine=machine,
     )
 

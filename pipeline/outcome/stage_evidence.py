@@ -116,6 +116,7 @@ def _quantize(artifact: Artifact) -> dict[str, Any]:
     faster = (facts.float_for_speed or {}).items()
     floating += [FloatLayer(layer=name, operator="", reason=why) for name, why in faster if name not in named]
     did = [f"activation ranges by {facts.method}, for {facts.target}"]
+    did += [facts.not_timed] if facts.not_timed else []
     did += [f"form: {facts.form.kept}, because {facts.form.why}"] if facts.form else []
     did += [
         f"correction “{item.rung}” {'kept' if item.kept else 'dropped'}: {_db(item.before_db)} → {_db(item.after_db)}"

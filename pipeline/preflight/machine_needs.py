@@ -1,4 +1,4 @@
-"""Faults of the machine: packages, Java, ports and providers that a recipe needs, and the folder of its run."""
+"""Faults of the machine: packages, Java, ports, providers and processors that a recipe needs, and its run's folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from ...core.cpu_targets import why_not_timed
 from ...core.data.references import file_and_key
 from ...core.errors import RetortError
 from ...core.options.recipe_faults import Fault
@@ -40,6 +41,7 @@ def machine_faults(subject: Subject) -> Iterator[Fault]:
     yield from _package_faults(subject)
     yield from _server_faults(subject)
     yield from _provider_faults(subject)
+    yield from _timing_faults(subject)
     yield from _folder_faults(subject)
 
 
@@ -117,6 +119,21 @@ def _provider_faults(subject: Subject) -> Iterator[Fault]:
             f"ONNX Runtime has no {lacking[0]} here; it has {', '.join(present)}",
             f"{install_command('gpu')}, or `provider: cpu`",
         )
+
+
+def _timing_faults(subject: Subject) -> Iterator[Fault]:
+    """What needs times of the target's processor, which this machine does not have."""
+    recipe = subject.recipe
+    if not why_not_timed(recipe.target):
+        return
+    what = f"needs times of an Arm processor for `target: {recipe.target}`, which this machine does not have"
+    for index, gate in enumerate(recipe.gates):
+        if gate.speedup is not None and gate.after in subject.made:
+            remedy = "remove it, and compare the exported files on the device with `retort edge run`"
+            yield Fault(f"gates.{index}.speedup", f"this gate {what}", remedy)
+    if recipe.prefer == "fastest" and "quantize" in subject.made:
+        remedy = "set `prefer: asked`, and compare the exported files on the device with `retort edge run`"
+        yield Fault("prefer", f"`fastest` {what}", remedy)
 
 
 def _folder_faults(subject: Subject) -> Iterator[Fault]:

@@ -17,6 +17,7 @@ from ...core.artifact import Artifact, is_finished, load_artifact, stable_hash
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.counts import counted
+from ...core.cpu_targets import can_be_timed, why_not_timed
 from ...core.data.model_inputs import fit_to
 from ...core.errors import RetortError
 from ...core.facts.measurement_facts import PlacementFacts, RatioFacts
@@ -59,7 +60,7 @@ def never_slower(stage: Stage, options: QuantizeOptions, parent: Artifact, place
     Returns:
         The program; :func:`speed_of` returns its measured speed.
     """
-    if not options.timed or context.target != "cpu":
+    if not options.timed or not can_be_timed(context.target):
         return stage(options, parent, place, context)
     if options.plan is not None or options.float_layers:
         return _timed(stage(options, parent, place, context), options, parent, place, context)
@@ -88,10 +89,12 @@ def speed_of(options: QuantizeOptions, parent: Artifact, made: Artifact, context
         made: the quantized program, or the graph that was exported from it.
 
     Returns:
-        The speedup by batch size; empty for targets other than ``cpu``, or, with a warning, if one of the two does not
-        run.
+        The speedup by batch size; empty for targets that are not timed on this machine, which is said for ``arm``, or,
+        with a warning, if one of the two does not run.
     """
-    if context.target != "cpu":
+    if not can_be_timed(context.target):
+        if why := why_not_timed(context.target):
+            context.console.stage("quantize", why)
         return {}
     program = _stored_program(made)
     ratios = _measured(options, parent, program, Place(program.path, program.key), context)
@@ -102,7 +105,7 @@ def speed_of(options: QuantizeOptions, parent: Artifact, made: Artifact, context
 
 def stored_speed(made: Artifact, target: Target) -> Ratios | None:
     """The speedup that :func:`speed_of` would return without a measurement; None if it has to be measured."""
-    if target != "cpu":
+    if not can_be_timed(target):
         return {}
     program = _stored_program(made)
     stored = _stored(_place_for(Place(program.path, program.key), program.key, "speed"))
@@ -137,7 +140,7 @@ def look_for_faster(program: Artifact, options: QuantizeOptions, context: Contex
     try:
         batches = fitting_batches(options, rows_fitting(options, program))
         fitting = options.model_copy(update={"timed_batches": batches})
-        found = mixed_precision.search(program, fitting, context.data, context.console)
+        found = mixed_precision.search(program, fitting, context.data, context.console, context.target)
     except RetortError as error:  # the quantized program is valid without the search
         context.console.warn(f"no faster placement was searched for: {error.message}")
         return None
@@ -228,13 +231,13 @@ def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, contex
     if note is not None:
         context.console.say(note)
     with tempfile.TemporaryDirectory() as name:
-        exact = opener(parent, Path(name))
+        exact = opener(parent, Path(name), target=context.target)
         session = exact()
         split = fit_to(context.data, session.signature).calibration
         session.close()
         wanted = BenchOptions(batch_sizes=batches, blocks=BLOCKS, budget_s=BUDGET_S)
         samples = split.read(range(min(max(wanted.batch_sizes), len(split))))[0]
-        openers = {"fp32": exact, "int8": opener(made, Path(name), samples)}
+        openers = {"fp32": exact, "int8": opener(made, Path(name), samples, context.target)}
         found = compare_sessions(openers, samples, wanted, context.console, reference="fp32")
     return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
 

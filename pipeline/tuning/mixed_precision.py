@@ -14,7 +14,7 @@ from ...core.data.splits import Splits
 from ...core.facts.measurement_facts import PlacementFacts, TriedPlacement
 from ...core.metrics.ratio import Ratio, mean_of
 from ...core.options.quantize_options import FirstLayer
-from ...core.options.stage_options import BenchOptions, QuantizeOptions
+from ...core.options.stage_options import BenchOptions, QuantizeOptions, Target
 from ...core.tensors import Feeds
 from .timed_files import exported, opened
 
@@ -61,7 +61,9 @@ class Choice:
         return options if self.first_layer == "auto" else options.model_copy(update={"first_layer": self.first_layer})
 
 
-def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Console) -> PlacementFacts:
+def search(
+    parent: Artifact, options: QuantizeOptions, data: Splits, console: Console, target: Target = "cpu"
+) -> PlacementFacts:
     """Search for a placement that is not slower than FP32 at any batch size, on this machine with one thread.
 
     ONNX Runtime's profiler times the layers of the FP32 and of the INT8 file. Dynamic programming over the segments
@@ -75,6 +77,7 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
         options: options of the planned quantization.
         data: its calibration samples are run.
         console: shows progress.
+        target: a CPU target that can be timed on this machine.
     """
     from ...compress.program import load_program
     from ...compress.quantization.mixed_precision.segments import placements, segments, weights_of
@@ -82,8 +85,8 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
 
     program = load_program(parent.main)
     fitted = fit_to(data, program.signature)
-    made = _quick(program, options, fitted, ())
-    exact, integer = exported(program), exported(made)
+    made = _quick(program, options, fitted, (), target)
+    exact, integer = exported(program, target), exported(made, target)
     parts, batches = segments(made), options.timed_batches
     samples = fitted.calibration.read(range(min(max(batches), len(fitted.calibration))))[0]
     feeds = _feeds(exact, samples, batches)
@@ -98,7 +101,8 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
         return PlacementFacts(float={}, tried=(), doubts=())
     files = {"fp32": exact, "int8": integer}
     for index, choice in enumerate(console.track(choices, "placements")):
-        files[str(index)] = exported(_quick(program, choice.applied_to(options), fitted, choice.floats))
+        quick = _quick(program, choice.applied_to(options), fitted, choice.floats, target)
+        files[str(index)] = exported(quick, target)
     speeds = _compared(files, samples, batches, console)
     kept = decide(speeds)
     chosen = choices[int(kept)] if kept != "int8" else Choice()
@@ -108,14 +112,14 @@ def search(parent: Artifact, options: QuantizeOptions, data: Splits, console: Co
     return PlacementFacts(float=slow, tried=tuple(tried), doubts=tuple(doubts), first_layer=chosen.first_layer)
 
 
-def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits) -> Gains:
+def gains_of(parent: Artifact, options: QuantizeOptions, data: Splits, target: Target = "cpu") -> Gains:
     """A function that measures the time that INT8 saves per layer: shares of the total, summed over batch sizes."""
 
     def _gains(quantized: Program) -> dict[str, float]:
         from ...compress.program import load_program
         from ...compress.quantization.mixed_precision.segments import segments, weights_of
 
-        exact, integer = exported(load_program(parent.main)), exported(quantized)
+        exact, integer = exported(load_program(parent.main), target), exported(quantized, target)
         split = fit_to(data, quantized.signature).calibration
         samples = split.read(range(min(ROWS, len(split))))[0]
         feeds = _feeds(exact, samples, options.timed_batches)
@@ -155,12 +159,12 @@ def decide(speeds: Mapping[str, Speed]) -> str:
     return best if mean_of(speeds[best].values()) > WORTH else "int8"
 
 
-def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Sequence[str]) -> Program:
+def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Sequence[str], target: Target) -> Program:
     """Quantize with approximate ranges and no corrections, which is sufficient for timing."""
     from ...compress.quantization import quantize_program
 
     rough = {**_ROUGH, "form": "static" if options.form == "auto" else options.form}
-    return quantize_program(program, options.model_copy(update=rough), data.calibration, "cpu", floats=tuple(floats))
+    return quantize_program(program, options.model_copy(update=rough), data.calibration, target, floats=tuple(floats))
 
 
 def _feeds(model: onnx.ModelProto, samples: Feeds, batches: Sequence[int]) -> dict[int, Feeds]:

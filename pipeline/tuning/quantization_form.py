@@ -1,4 +1,7 @@
-"""Static or dynamic INT8 (`quantize.form: auto`): both are built, exported and timed, and the better one is kept."""
+"""Static or dynamic INT8 (`quantize.form: auto`): both are built, exported and timed, and the better one is kept.
+
+For a target that cannot be timed on this machine, their accuracy decides.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import numpy as np
 from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.console import Console
 from ...core.context import Context, Place
+from ...core.cpu_targets import can_be_timed, why_not_timed
 from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Split, Splits, Subset
 from ...core.facts.quantize_facts import FormChoice, FormTrial, QuantizeFacts
@@ -45,7 +49,7 @@ NEAR_DB, GOOD_DB = 3.0, 30.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """The batch sizes that are timed, and the most rows of any run."""
+    """The batch sizes that are timed, none if nothing is timed here, and the most rows of any run."""
 
     timed: tuple[int, ...]
     most: int
@@ -73,14 +77,14 @@ class Trial:
 
     def describe(self) -> str:
         """``24.1 dB, 3.12× at batch 1, 2.90× at batch 32``."""
-        times = ", ".join(f"{ratio.value:.2f}× at batch {batch}" for batch, ratio in self.speedup.items())
-        return f"{self.sqnr_db:.1f} dB, {times}"
+        times = [f"{ratio.value:.2f}× at batch {batch}" for batch, ratio in self.speedup.items()]
+        return ", ".join((f"{self.sqnr_db:.1f} dB", *times))
 
 
 def choose_form(
     options: QuantizeOptions, parent: Artifact, place: Place, context: Context, gains: Gains | None
 ) -> Artifact:
-    """Quantize in both forms for the CPU and keep the better.
+    """Quantize in both forms for a CPU target and keep the better.
 
     Args:
         options: with `form: auto`.
@@ -112,19 +116,20 @@ def _chosen(
         tried = options.model_copy(update={"form": form, "accept": True})
         made[form] = quantize(tried, parent, Place(scratch / form), own, gains)
     most = rows_fitting(options, parent)
-    batches = fitting_batches(options, most)
-    note = None if options.timed else note_on(options, batches)  # timing against FP32 prints it
+    batches = fitting_batches(options, most) if can_be_timed(context.target) else ()
+    note = None if options.timed or not batches else note_on(options, batches)  # timing against FP32 prints it
     if note is not None:
         console.say(note)
-    trials, against = _tried(parent, made, context.data, Sizes(batches, most), console)
-    kept, why = decide(trials, against, options)
-    for form, trial in trials.items() if against else ():
+    trials, against = _tried(parent, made, context, Sizes(batches, most))
+    kept, why = decide(trials, against, options, why_not_timed(context.target))
+    compared = "dynamic" in trials
+    for form, trial in trials.items() if compared else ():
         console.say(f"            {form:<8} {trial.describe()}")
     console.stage("quantize", f"{kept} form: {why}")
     if not _is_sound(made[kept]) and not options.accept and options.qat is None:
         chosen = options.model_copy(update={"form": kept})
         made[kept] = quantize(chosen, parent, Place(scratch / f"{kept}-mended"), context, gains)
-    measured = {form: trial.facts() for form, trial in trials.items()} if against else {}
+    measured = {form: trial.facts() for form, trial in trials.items()} if compared else {}
     choice = FormChoice(kept=kept, why=why, static=measured.get("static"), dynamic=measured.get("dynamic"))
     with new_artifact(place, "program", "quantize", options=options) as draft:
         facts = made[kept].facts_as(QuantizeFacts)
@@ -135,12 +140,15 @@ def _chosen(
     return load_artifact(place.directory)
 
 
-def decide(trials: Mapping[Form, Trial], against: Mapping[int, Ratio], options: QuantizeOptions) -> tuple[Form, str]:
+def decide(
+    trials: Mapping[Form, Trial], against: Mapping[int, Ratio], options: QuantizeOptions, untimed: str = ""
+) -> tuple[Form, str]:
     """The form to keep, and why.
 
     Args:
         trials: results of both forms; only of the static form if there is no matrix product.
         against: speedup of the dynamic form over the static form, by batch size.
+        untimed: why nothing was timed; empty if it was.
     """
     if "dynamic" not in trials:
         return "static", "the model has no matrix product with a constant weight"
@@ -154,6 +162,8 @@ def decide(trials: Mapping[Form, Trial], against: Mapping[int, Ratio], options: 
             else "the other form loses too much accuracy"
         )
         return best, f"{short} ({trials[other].sqnr_db:.1f} against {trials[best].sqnr_db:.1f} dB)"
+    if untimed:
+        return "static", f"it is accurate enough, and its rows are independent; {untimed}"
     shown = ", ".join(f"{ratio.text} at batch {batch}" for batch, ratio in against.items())
     if all(ratio.verdict == "cannot tell" for ratio in against.values()):
         doubts = "; ".join(dict.fromkeys(doubt for ratio in against.values() for doubt in ratio.doubts))
@@ -178,13 +188,13 @@ def _accurate(trial: Trial, trials: Mapping[Form, Trial], options: QuantizeOptio
 
 
 def _tried(
-    parent: Artifact, made: Mapping[Form, Artifact], data: Splits, sizes: Sizes, console: Console
+    parent: Artifact, made: Mapping[Form, Artifact], context: Context, sizes: Sizes
 ) -> tuple[dict[Form, Trial], dict[int, Ratio]]:
     """Measure the exported files of both forms; only the static form is returned if the files have the same kind."""
     programs = {"fp32": parent, **{str(form): item for form, item in made.items()}}
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: file_of(item, Path(folder)) for name, item in programs.items()}
-        return _measured(files, tuple(made), data, sizes, console)
+        files = {name: file_of(item, Path(folder), target=context.target) for name, item in programs.items()}
+        return _measured(files, tuple(made), context.data, sizes, context.console)
 
 
 def _measured(
@@ -235,6 +245,8 @@ def _timed(
     """Speedups of each form over FP32, and of the dynamic over the static form, in the same interleaved blocks."""
     from ...benchmarks.timing.latency import compare_sessions
 
+    if not batches:
+        return {form: {} for form in FORMS}, {}
     samples = split.read(range(min(ROWS, len(split))))[0]
     options = BenchOptions(batch_sizes=batches, blocks=BLOCKS, budget_s=BUDGET_S)
     openers = {name: partial(opened, file) for name, file in files.items()}

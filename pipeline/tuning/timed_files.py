@@ -1,4 +1,4 @@
-"""Programs as the files that are timed: exported for the CPU, and opened with one thread."""
+"""Programs as the files that are timed: exported for a CPU target, and opened with one thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.artifact import Artifact, stable_hash
-from ...core.options.stage_options import ExportOptions
+from ...core.options.stage_options import ExportOptions, Target
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Feeds
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from ...compress.program import Program
 
 
-def exported(program: Program) -> onnx.ModelProto:
-    """The ONNX model of a program, as it would be shipped for the CPU."""
+def exported(program: Program, target: Target = "cpu") -> onnx.ModelProto:
+    """The ONNX model of a program, as it would be shipped for a CPU target."""
     from ...compress.program import reexport
     from ...export.translate import to_onnx
 
-    return to_onnx(reexport(program), program.signature, "cpu")
+    return to_onnx(reexport(program), program.signature, target)
 
 
-def file_of(artifact: Artifact, folder: Path, samples: Feeds | None = None) -> Path:
-    """The file of a graph, or the ONNX file of a program, exported for the CPU.
+def file_of(artifact: Artifact, folder: Path, samples: Feeds | None = None, target: Target = "cpu") -> Path:
+    """The file of a graph, or the ONNX file of a program, exported for a CPU target.
 
     Args:
         folder: for the file of a program; its weights lie beside it, where sessions map them instead of copying them.
         samples: real inputs, on which the kernels of recurrent layers are chosen as the export stage does.
+        target: ``cpu`` or ``arm``.
     """
     if artifact.kind == "graph":
         return artifact.main
@@ -43,11 +44,11 @@ def file_of(artifact: Artifact, folder: Path, samples: Feeds | None = None) -> P
     from ...export.translate import OPSETS, build
 
     program, signature, _ = load_exported(artifact.main)
-    form = retarget(program, "cpu")
+    form = retarget(program, target)
     if samples is None:
-        model = build(form, signature, "cpu")
+        model = build(form, signature, target)
     else:
-        model = build_accurate(form, signature, ExportOptions(target="cpu"), OPSETS["cpu"], samples)[0]
+        model = build_accurate(form, signature, ExportOptions(target=target), OPSETS[target], samples)[0]
     path = folder / f"{stable_hash(str(artifact.path))}.onnx"
     ir.save(model, path, external_data=f"{path.stem}.weights")
     return path
@@ -58,6 +59,8 @@ def opened(file: Path | bytes) -> Session:
     return open_session(file, SessionOptions(threads=1))
 
 
-def opener(artifact: Artifact, folder: Path, samples: Feeds | None = None) -> Callable[[], Session]:
+def opener(
+    artifact: Artifact, folder: Path, samples: Feeds | None = None, target: Target = "cpu"
+) -> Callable[[], Session]:
     """A function that opens a session with one thread on the file of an artifact; see :func:`file_of`."""
-    return partial(opened, file_of(artifact, folder, samples))
+    return partial(opened, file_of(artifact, folder, samples, target))

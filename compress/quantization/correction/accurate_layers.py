@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from ....core.aten_names import RECURRENT, TURNS, name_of
-from ....core.dynamic_kernels import runs_in_integers
+from ....core.dynamic_kernels import form_on, runs_in_integers
 from ...graph.module_edit import drop_unused, fetch
 from ...program import Program, macs_by_node
 from ..copy_on_write import fork, replace
@@ -153,11 +153,12 @@ def _record(result: Program, before: Program, units: Sequence[Unit], macs: Mappi
     """Take the work of the chosen layers out of the facts about integer nodes."""
     facts = result.meta["quantization"]
     nodes = {node.name: node for node in before.module.graph.nodes}
-    there = {node.name for node in result.module.graph.nodes if _is_integer(node)}
+    target = facts["target"]
+    there = {node.name for node in result.module.graph.nodes if _is_integer(node, target)}
     lost, kinds = 0.0, dict(facts["kinds"])
     for name in dict.fromkeys(unit.node for unit in units):
         node = nodes[name]
-        if not _is_integer(node):
+        if not _is_integer(node, target):
             continue
         lost += macs.get(name, 0) * sum(_share(node, unit.index, before.module) for unit in units if unit.node == name)
         if name not in there:
@@ -167,7 +168,7 @@ def _record(result: Program, before: Program, units: Sequence[Unit], macs: Mappi
     facts["integer_macs_percent"] = round(max(0.0, facts["integer_macs_percent"] - 100 * lost / total), 2)
 
 
-def _is_integer(node: fx.Node) -> bool:
+def _is_integer(node: fx.Node, target: str) -> bool:
     if name_of(node) not in RECURRENT:
         return quantized_layer(node) is not None
     sources: list[Any] = [item.args[0] for item in operand(node, "params") if is_qdq(item)]
@@ -175,7 +176,8 @@ def _is_integer(node: fx.Node) -> bool:
         return False
     module = node.graph.owning_module
     assert module is not None
-    return runs_in_integers(name_of(node), fetch(module, str(sources[-1].target)).shape[-1])
+    hidden = fetch(module, str(sources[-1].target)).shape[-1]
+    return runs_in_integers(name_of(node), hidden, form_on(target))
 
 
 def _share(node: fx.Node, index: int | None, module: fx.GraphModule) -> float:

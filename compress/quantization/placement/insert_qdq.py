@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ....core.cpu_targets import is_for_cpu
 from ....core.grid import Grid
 from ....core.options.stage_options import QuantizeOptions, Target
 from ...graph.module_edit import call_after, fetch, free_path, put
@@ -55,7 +56,7 @@ def apply(
     weights |= quantize_recurrent(program, placement.recurrent, options)
     for step, source in placement.copies.items():
         _requantize(program.module, step, quantized[source][0])
-    if target == "cpu":
+    if is_for_cpu(target):
         guard_floats(program.module, placement)
     program.module.graph.eliminate_dead_code()
     program.module.graph.lint()

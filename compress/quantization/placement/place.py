@@ -10,6 +10,7 @@ from typing import Literal
 from torch import fx
 
 from ....core.aten_names import CONVOLUTIONS, MATRIX_LAYERS, RECURRENT, name_of
+from ....core.cpu_targets import is_for_cpu
 from ....core.errors import UserError
 from ....core.options.stage_options import Target
 from ...graph.module_edit import Shapes, shapes_of
@@ -77,14 +78,14 @@ def _at_an_end(layer: Weighted, last: bool, target: Target, shapes: Shapes, ends
     if last and ends[1] == "float":
         return "last layer (quantize.last_layer)"
     head = last and name_of(layer.node) == "linear" and len(shapes[layer.data][0]) == 2
-    if head and ends[1] == "auto" and target == "cpu" and _reads_floats(layer):
-        return kernel_limits.slow_last_layer(shapes[layer.weight][0])
+    if head and ends[1] == "auto" and is_for_cpu(target) and _reads_floats(layer):
+        return kernel_limits.slow_last_layer(shapes[layer.weight][0], target)
     if ends[0] == "int8" or source_of(layer.data).op != "placeholder":
         return None
     if ends[0] == "float":
         return "first layer (quantize.first_layer)"
-    convolution = target == "cpu" and name_of(layer.node) in CONVOLUTIONS
-    return kernel_limits.slow_first_layer(layer.node, shapes[layer.weight][0]) if convolution else None
+    convolution = is_for_cpu(target) and name_of(layer.node) in CONVOLUTIONS
+    return kernel_limits.slow_first_layer(layer.node, shapes[layer.weight][0], target) if convolution else None
 
 
 def _reads_floats(layer: Weighted) -> bool:
@@ -137,7 +138,7 @@ def place(
     layers, floating = eligible(program, target, exclude, shapes, ends)
     apart = {node: layer for node, layer in layers.items() if dynamic and name_of(node) in MATRIX_LAYERS}
     layers = {node: layer for node, layer in layers.items() if node not in apart}
-    build = Cpu if target == "cpu" else TensorRT
+    build = Cpu if is_for_cpu(target) else TensorRT
     made = build(program.module.graph, layers, floating, exclude, shapes).placement()
     made.dynamic = list(apart.values())
     made.recurrent = _recurrent(program, target, exclude, shapes, ends)

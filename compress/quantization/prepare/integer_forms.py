@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from ....core.aten_names import CONVOLUTIONS, name_of
+from ....core.cpu_targets import is_for_cpu
 from ....core.options.stage_options import Target
 from ...graph.module_edit import Shapes, call_after, fetch, free_path, put, shapes_of
 from ...program import Program
@@ -24,13 +25,16 @@ _GATES = {"hardswish": _aten.hardsigmoid.default, "silu": _aten.sigmoid.default}
 def rewrite(program: Program, target: Target, exclude: Sequence[str] = ()) -> None:
     """Rewrite operators, in place, into forms for which the target has integer kernels; only rounding changes.
 
-    * Global average pooling and means over all spatial axes become a mean that keeps the axes (both targets).
-    * A BatchNorm that could not be folded and reads integers becomes a depthwise 1x1 convolution (``cpu``).
-    * A hard-sigmoid that is the only reader of a convolution becomes a clamp, which folds into its Q (``cpu``).
-    * ``hardswish(x)`` and ``silu(x)`` of integers become ``x * hardsigmoid(x)`` and ``x * sigmoid(x)`` (``cpu``).
+    * Global average pooling and means over all spatial axes become a mean that keeps the axes (all targets).
+
+    For ``cpu`` and ``arm`` also:
+
+    * A BatchNorm that could not be folded and reads integers becomes a depthwise 1x1 convolution.
+    * A hard-sigmoid that is the only reader of a convolution becomes a clamp, which folds into its Q.
+    * ``hardswish(x)`` and ``silu(x)`` of integers become ``x * hardsigmoid(x)`` and ``x * sigmoid(x)``.
     """
     _pool_means(program)
-    if target == "cpu":
+    if is_for_cpu(target):
         fold_gates(program, exclude)
         _integer_forms(program, exclude)
     finish(program)
