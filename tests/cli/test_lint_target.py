@@ -18,7 +18,7 @@ from retort.core.context import Place
 from retort.core.facts.record import Record
 from retort.core.options.stage_options import Target
 
-TARGETS = ("cpu", "tensorrt")
+TARGETS = ("cpu", "arm", "tensorrt")
 
 
 class AnyTarget(Record):

@@ -21,7 +21,7 @@ VALUES = st.floats(-1e6, 1e6)
 
 
 @settings(deadline=None, max_examples=200)
-@given(VALUES, VALUES, st.sampled_from(["cpu", "tensorrt"]))
+@given(VALUES, VALUES, st.sampled_from(["cpu", "arm", "tensorrt"]))
 def test_every_grid_holds_zero_and_covers_its_range(one: float, other: float, target: Target) -> None:
     """Zero is a code, the scale is positive and finite, and no value of the range is more than half a step off."""
     span = Range(min(one, other), max(one, other))

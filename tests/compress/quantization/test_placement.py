@@ -111,7 +111,7 @@ def test_the_last_layer_gives_floating_point() -> None:
     assert is_qdq(output.args[1])
 
 
-@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("target", ["cpu", "arm", "tensorrt"])
 def test_a_tensor_is_quantized_once(target: Target) -> None:
     """A tensor has one fake-quantize for all its readers, except after a movement of quantized values."""
     program = quantized(Residual(), (3, 16, 16), target)

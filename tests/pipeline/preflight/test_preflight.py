@@ -358,3 +358,16 @@ def test_torchserve_serves_only_what_is_packed_for_it(project: Path) -> None:
     """A recipe that packs for another server and then starts TorchServe is refused at its line."""
     (found,) = faults(project, recipe("checked_net:build", "[export, pack: {target: triton}, serve]"), fast=True)
     assert "`serve` starts TorchServe, but `pack` has `target: triton`" in found["message"]
+
+
+def test_times_of_arm_are_refused_without_an_arm_processor(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate of speed and `prefer: fastest` are refused for `arm` on x86, with what measures on the device."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    gates = "gates: [{after: quantize, accuracy_drop: 0.1}, {after: quantize, speedup: 1.5}]\n"
+    more = f"target: arm\nprefer: fastest\n{gates}"
+    text = recipe("checked_net:build", "[quantize, export]", more=more)
+    found = {fault["key"]: fault["remedy"] for fault in faults(project, text)}
+    assert set(found) == {"gates.1.speedup", "prefer"}
+    assert all("`retort edge run`" in remedy for remedy in found.values())
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    check_recipe(project / "r.yaml", project / "runs")
