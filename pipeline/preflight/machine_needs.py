@@ -124,12 +124,14 @@ def _provider_faults(subject: Subject) -> Iterator[Fault]:
 def _timing_faults(subject: Subject) -> Iterator[Fault]:
     """What needs times of the target's processor, which this machine does not have."""
     recipe = subject.recipe
+    bench = next((stage.options for stage in recipe.stages if isinstance(stage.options, BenchOptions)), None)
+    elsewhere = bench is not None and bench.timer is not None
     if not why_not_timed(recipe.target):
         return
     what = f"needs times of an Arm processor for `target: {recipe.target}`, which this machine does not have"
     for index, gate in enumerate(recipe.gates):
-        if gate.speedup is not None:
-            remedy = "remove it, and compare the exported files on the device with `retort edge run`"
+        if gate.speedup is not None and not elsewhere:
+            remedy = "give `bench` the device as `timer: edge:HOST`, or remove the gate and use `retort edge run`"
             yield Fault(f"gates.{index}.speedup", f"this gate {what}", remedy)
     if recipe.prefer == "fastest" and "quantize" in subject.made:
         remedy = "set `prefer: asked`, and compare the exported files on the device with `retort edge run`"

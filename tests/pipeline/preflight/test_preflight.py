@@ -369,5 +369,9 @@ def test_times_of_arm_are_refused_without_an_arm_processor(project: Path, monkey
     found = {fault["key"]: fault["remedy"] for fault in faults(project, text)}
     assert set(found) == {"gates.1.speedup", "prefer"}
     assert all("`retort edge run`" in remedy for remedy in found.values())
+    on_a_board = "[quantize, export, {bench: {timer: 'edge:pi@board'}}]"
+    (fastest,) = faults(project, recipe("checked_net:build", on_a_board, more=more))
+    assert fastest["key"] == "prefer"
+    (project / "r.yaml").write_text(text)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     check_recipe(project / "r.yaml", project / "runs")
