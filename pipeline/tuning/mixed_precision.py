@@ -159,7 +159,9 @@ def decide(speeds: Mapping[str, Speed]) -> str:
     return best if mean_of(speeds[best].values()) > WORTH else "int8"
 
 
-def _quick(program: Program, options: QuantizeOptions, data: Splits, floats: Sequence[str], target: Target) -> Program:
+def _quick(
+    program: Program, options: QuantizeOptions, data: Splits, floats: Sequence[str], target: Target = "cpu"
+) -> Program:
     """Quantize with approximate ranges and no corrections, which is sufficient for timing."""
     from ...compress.quantization import quantize_program
 

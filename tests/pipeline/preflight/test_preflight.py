@@ -369,7 +369,7 @@ def test_times_of_arm_are_refused_without_an_arm_processor(project: Path, monkey
     found = {fault["key"]: fault["remedy"] for fault in faults(project, text)}
     assert set(found) == {"gates.1.speedup", "prefer"}
     assert all("`retort edge run`" in remedy for remedy in found.values())
-    on_a_board = "[quantize, export, {bench: {timer: 'edge:pi@board'}}]"
+    on_a_board = f"[quantize, export, {{bench: {{timer: 'edge:local,python={sys.executable}'}}}}]"
     (fastest,) = faults(project, recipe("checked_net:build", on_a_board, more=more))
     assert fastest["key"] == "prefer"
     (project / "r.yaml").write_text(text)

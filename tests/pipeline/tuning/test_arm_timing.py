@@ -25,7 +25,7 @@ from retort.core.data.splits import ArraySplit, Splits
 from retort.core.facts.quantize_facts import QuantizeFacts
 from retort.core.options.stage_options import QuantizeOptions
 from retort.pipeline import stages
-from retort.pipeline.tuning import int8_speed, quantization_form
+from retort.pipeline.tuning import int8_speed, quantization_form, timed_files
 from retort.pipeline.tuning.quantization_form import Trial, decide
 
 ROUGH = QuantizeOptions(method="minmax", correction=("none",), smooth=False, samples=8, batch_size=8)
@@ -90,16 +90,15 @@ def test_an_arm_processor_times_the_files_for_arm(
     monkeypatch.setattr(int8_speed, "BUDGET_S", 0.1)
     monkeypatch.setattr(int8_speed, "look_for_faster", lambda *_: None)
     files: list[Path] = []
-    opened = int8_speed.opener
+    file_of = timed_files.file_of
 
-    def _noted(artifact: Artifact, folder: Path, *more: Any, **named: Any) -> Any:
-        found = opened(artifact, folder, *more, **named)
-        types = {item.data_type for item in onnx.load(found.args[0], load_external_data=False).graph.initializer}
+    def _noted(*given: Any) -> Path:
+        files.append(file_of(*given))
+        types = {item.data_type for item in onnx.load(files[-1], load_external_data=False).graph.initializer}
         assert onnx.TensorProto.UINT8 not in types
-        files.append(found.args[0])
-        return found
+        return files[-1]
 
-    monkeypatch.setattr(int8_speed, "opener", _noted)
+    monkeypatch.setattr(timed_files, "file_of", _noted)
     made = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
     assert set(int8_speed.speed_of(ROUGH, parent, made, context)) == {"1", "32"}
     assert len(files) == 2
