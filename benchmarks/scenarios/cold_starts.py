@@ -31,6 +31,8 @@ from .load_result import ColdEntry, LoadEntry, LoadResult, StartEntry
 from .measure_load import Began, load_result
 
 LIMIT_S = 300.0
+LEAST = 2
+"""Starts of each model after which an interrupted measurement is kept."""
 STEPS = ("import_ms", "load_ms", "first_ms", "steady_ms")
 
 
@@ -48,17 +50,26 @@ def measure_cold(models: Mapping[str, tuple[Artifact, Provider]], options: ColdO
     if "dropped" in states and not hasattr(os, "posix_fadvise"):
         raise MachineError("this system cannot drop a file from the page cache", "use --page-cache warm")
     found: dict[str, list[StartEntry]] = {name: [] for name in models}
+    interrupted = False
     order = random.Random(options.seed)
     with console.progress("starts", options.starts * len(states) * len(models)) as bar:
-        for _ in range(options.starts):
+        for number in range(options.starts):
             turn = [(name, state) for name in models for state in states]
             order.shuffle(turn)
-            for name, state in turn:
-                found[name].append(_started(*models[name], state, options))
-                bar.advance()
+            try:
+                made = [(name, _started(*models[name], state, options)) for name, state in turn]
+            except KeyboardInterrupt:
+                if number < LEAST:
+                    raise
+                interrupted = True
+                break
+            for name, start in made:
+                found[name].append(start)
+            bar.advance(len(turn))
     entries = [_entry(name, *models[name], found[name], states, options) for name in models]
-    title = f"{counted(options.starts, 'start')} of {listed(list(models))}"
-    return load_result("cold", title, entries, None, options, began, _notes(entries, states))
+    title = f"{counted(len(entries[0].starts) // len(states), 'start')} of {listed(list(models))}"
+    result = load_result("cold", title, entries, None, options, began, _notes(entries, states))
+    return result.model_copy(update={"interrupted": interrupted})
 
 
 def _started(artifact: Artifact, provider: Provider, state: str, options: ColdOptions) -> StartEntry:

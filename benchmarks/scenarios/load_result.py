@@ -160,6 +160,7 @@ class LoadResult(Entry):
     pressure_percent: float | None = Field(default=None, description="time in which processes waited for a CPU")
     steal_percent: float | None = Field(default=None, description="CPU time that the hypervisor took")
     notes: tuple[str, ...] = ()
+    interrupted: bool = Field(default=False, description="whether Ctrl-C ended it early; what was complete is here")
 
     @model_validator(mode="after")
     def _consistent(self) -> LoadResult:

@@ -20,6 +20,7 @@ from ...core.errors import RetortError, ServingError
 from ...core.metrics.intervals import Floats
 from ...core.options.load_options import LoadOptions
 from ...core.options.option_types import Options
+from ...core.session import model_faults
 from ...core.system.garbage import no_collections
 from ..build_result import this_command, tool
 from ..machine import fingerprint
@@ -77,7 +78,8 @@ def opened_for(
         for one in candidates:
             opened = one.open(threads, rows)
             made[one.name] = Asked(one, opened, clients or (ENDPOINT_CLIENTS if one.endpoint else 1))
-            next(opened.queries)()  # a wrong address or shape is told before anything is measured
+            with model_faults(one.name):  # a wrong address or shape is told before anything is measured
+                next(opened.queries)()
         yield made
     finally:
         for asked in made.values():
@@ -105,14 +107,15 @@ def measure_load(
         split = {name: splits_of(one) for name, one in asked.items()}
     entries = []
     for name, one in asked.items():
-        found = load_entry(one, windows.get(name, []), options.confidence, options.seed)
+        entry = load_entry(one, windows.get(name, []), options.confidence, options.seed)
         more: dict[str, Any] = {"warmup_ms": warmup[name], "stages": split[name], "rate": rates[name]}
         more["threads"] = 0 if one.candidate.endpoint else options.threads
         more["trials"] = tuple(TrialEntry(**asdict(tried)) for tried in searches[name].tried) if searches else ()
-        entries.append(found.model_copy(update=more))
+        entries.append(entry.model_copy(update=more))
     compared = with_ratios(entries, windows, options.confidence, options.seed) if not searches else entries
     notes = [*notes_of(compared), *_scenario_notes(options, compared)]
-    return load_result(options.scenario, described(candidates), compared, splits, options, began, notes)
+    found = load_result(options.scenario, described(candidates), compared, splits, options, began, notes)
+    return found.model_copy(update={"interrupted": windows.interrupted})
 
 
 def stream_of(one: Asked) -> Ask:

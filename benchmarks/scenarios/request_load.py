@@ -180,12 +180,11 @@ def _asked(ask: Ask, clients: int, turns: Generator[tuple[int, float | None]], t
         with lock:
             found.extend(own)
 
-    try:
-        return _together(work, clients, found, now)
-    except BaseException:
-        with lock:  # such as Ctrl-C: no client begins another request
+    def stop() -> None:
+        with lock:  # no client begins another request
             turns.close()
-        raise
+
+    return _together(work, stop, clients, found, now)
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> Sequence[float]:
@@ -196,16 +195,36 @@ def arrivals(rate: float, seconds: float, seed: int) -> Sequence[float]:
     return [float(moment) for moment in moments[moments < seconds]]
 
 
-def _together(work: Callable[[], None], clients: int, found: list[Outcome], now: Callable[[], float]) -> Load:
-    begin, cpu = now(), time.process_time()
+def _together(
+    work: Callable[[], None], stop: Callable[[], None], clients: int, found: list[Outcome], now: Callable[[], float]
+) -> Load:
+    """Let all clients work; when one fails, or at Ctrl-C, the others end their request and nothing goes on."""
+    begin, cpu, failures = now(), time.process_time(), list[BaseException]()
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # it is raised in the thread that waits
+            failures.append(error)
+            stop()
+
     if clients == 1:
         work()
     else:
-        threads = [threading.Thread(target=work) for _ in range(clients)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        threads = [threading.Thread(target=guarded) for _ in range(clients)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            stop()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            raise
+        if failures:
+            raise failures[0]
     found.sort(key=lambda one: one.index)
     return Load(tuple(found), now() - begin, time.process_time() - cpu)
 

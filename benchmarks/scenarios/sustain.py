@@ -57,7 +57,8 @@ def measure_sustained(
     entries = with_ratios(entries, windows, options.confidence, options.seed)
     ranked, lines = by_last_minute(entries, windows)
     notes = [*lines, *notes_of(entries)]
-    return load_result("sustain", described(candidates), ranked, splits, options, began, notes)
+    result = load_result("sustain", described(candidates), ranked, splits, options, began, notes)
+    return result.model_copy(update={"interrupted": windows.interrupted})
 
 
 def by_last_minute(entries: Sequence[LoadEntry], windows: dict[str, list[Window]]) -> tuple[list[LoadEntry], list[str]]:

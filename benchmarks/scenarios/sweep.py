@@ -55,7 +55,8 @@ def measure_sweep(
     entries.sort(key=lambda entry: ([one.name for one in candidates].index(entry.name), entry.threads, entry.per_query))
     title = f"{described(candidates)}, {counted(threads, 'number')} of threads, {counted(options.batch_sizes, 'batch')}"
     notes = ["Points marked * are the Pareto front: no other point has lower latency and more throughput."]
-    return load_result("sweep", title, pareto_marked(entries), splits, options, began, notes)
+    result = load_result("sweep", title, pareto_marked(entries), splits, options, began, notes)
+    return result.model_copy(update={"interrupted": windows.interrupted})
 
 
 def _entry(one: Asked, point: Point, windows: Sequence[Window], options: SweepOptions) -> LoadEntry:

@@ -59,6 +59,16 @@ def steady(medians: Sequence[float], agreement: float = WARMUP_AGREEMENT, alike:
     return len(last) == alike and max(last) <= (1 + agreement) * min(last)
 
 
+class Rounds(dict[str, list[Window]]):
+    """The windows of complete rounds by candidate.
+
+    Attributes:
+        interrupted: whether Ctrl-C ended them early.
+    """
+
+    interrupted = False
+
+
 def interleaved(
     asks: Mapping[str, Ask],
     length_s: float,
@@ -66,23 +76,43 @@ def interleaved(
     seed: int = 0,
     console: Console = SILENT,
     until: Callable[[], bool] = lambda: False,
-) -> dict[str, list[Window]]:
-    """Rounds of one window of each candidate, each time in another order.
+) -> Rounds:
+    """Rounds of one window of each candidate, each time in another order; after Ctrl-C those that are complete.
 
     Args:
         rounds: most of them.
         until: whether it is enough after a round.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed before a round was complete.
     """
-    found: dict[str, list[Window]] = {name: [] for name in asks}
+    found = Rounds({name: [] for name in asks})
     order, began = random.Random(seed), time.monotonic()
     with console.progress("windows", rounds) as bar:
         for number in range(rounds):
-            names = list(asks)
-            order.shuffle(names)
-            for place, name in enumerate(names):
-                at = time.monotonic() - began
-                found[name].append(Window(number, place, at, asks[name](length_s, order.getrandbits(32))))
+            try:
+                made = _round(asks, length_s, number, order, began)
+            except KeyboardInterrupt:
+                if not number:
+                    raise
+                found.interrupted = True
+                break
+            for name, window in made.items():
+                found[name].append(window)
             bar.advance()
             if until():
                 break
     return found
+
+
+def _round(
+    asks: Mapping[str, Ask], length_s: float, number: int, order: random.Random, began: float
+) -> dict[str, Window]:
+    """One window of each candidate."""
+    names = list(asks)
+    order.shuffle(names)
+    made = {}
+    for place, name in enumerate(names):
+        at = time.monotonic() - began
+        made[name] = Window(number, place, at, asks[name](length_s, order.getrandbits(32)))
+    return made

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...core.console import Console
+from ...core.errors import Interrupted
 from ...core.options.load_options import ColdOptions, LoadOptions, SustainOptions, SweepOptions
 from ..app import Data, DataArgs, Debug, ForceFile, Json, Settings, console, context_of
 from ..flags import build_options, with_flags
@@ -168,3 +169,6 @@ def _told(result: LoadResult, out: Path | None, screen: Console) -> None:
         write_load(result, out)
         screen.say(f"wrote {out}")
     screen.result(brief(result))
+    if result.interrupted:
+        screen.warn("it was stopped early: these are the figures until then")
+        raise typer.Exit(Interrupted.exit_code)

@@ -125,3 +125,36 @@ def test_clients_work_at_the_same_time() -> None:
     most = 0
     server(endless(query), 400, 0.2, 8, 0)
     assert 2 <= most <= 8
+
+
+def test_a_client_that_fails_ends_the_load() -> None:
+    """An error that is no failed request is raised where the load was asked for, after all clients have ended."""
+    alive = threading.active_count()
+
+    def broken() -> None:
+        time.sleep(0.001)
+        raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        server(endless(broken), 500, 5.0, 4, 0)
+    assert threading.active_count() == alive
+
+
+def test_clients_end_at_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No client asks any more when the interruption is handed on, so that the model can be closed."""
+    alive, asked, join = threading.active_count(), list[int](), threading.Thread.join
+    interrupted = iter([True])
+
+    def once(thread: threading.Thread, timeout: float | None = None) -> None:
+        time.sleep(0.05)
+        if next(interrupted, False):
+            raise KeyboardInterrupt
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", once)
+    with pytest.raises(KeyboardInterrupt):
+        server(endless(lambda: asked.append(1)), 200, 5.0, 4, 0)
+    count = len(asked)
+    assert threading.active_count() == alive
+    time.sleep(0.05)
+    assert len(asked) == count > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from retort.benchmarks.scenarios.query_loops import Served
 from retort.benchmarks.scenarios.windows import ALIKE, WARMUP_BLOCKS, Ask, interleaved, steady, warmed_up
@@ -38,6 +39,22 @@ def test_it_ends_after_a_whole_round() -> None:
     order: list[str] = []
     found = interleaved({"a": taking([1.0], order, "a"), "b": taking([1.0], order, "b")}, 0.1, 9, until=lambda: True)
     assert len(found["a"]) == len(found["b"]) == 1
+
+
+def test_complete_rounds_survive_ctrl_c() -> None:
+    """An interrupted round is left out and the rounds before it are kept; without any, the interruption goes on."""
+    order: list[str] = []
+
+    def stopping(length_s: float, seed: int) -> Served:
+        if len(order) >= 5:
+            raise KeyboardInterrupt
+        return taking([1.0], order, "b")(length_s, seed)
+
+    found = interleaved({"a": taking([1.0], order, "a"), "b": stopping}, 0.1, 9)
+    assert found.interrupted
+    assert len(found["a"]) == len(found["b"]) in (2, 3)
+    with pytest.raises(KeyboardInterrupt):
+        interleaved({"b": stopping}, 0.1, 9)
 
 
 def test_warm_up_lasts_until_the_times_are_steady() -> None:
