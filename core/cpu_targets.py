@@ -9,7 +9,7 @@ from .options.stage_options import Target
 CPU_TARGETS: tuple[Target, ...] = ("cpu", "arm")
 """``cpu`` stands for x86 processors, ``arm`` for 64-bit Arm processors."""
 ARM_MACHINES = ("aarch64", "arm64")
-NOT_TIMED = "not timed: this machine has no Arm processor; measure on the device with `retort edge run`"
+NOT_TIMED = "not timed: this machine has no Arm processor; name the device with `timer`, or use `retort edge run`"
 
 
 def is_for_cpu(target: Target) -> bool:
@@ -22,11 +22,17 @@ def has_arm_processor() -> bool:
     return platform.machine().lower() in ARM_MACHINES
 
 
-def can_be_timed(target: Target) -> bool:
-    """Whether times of this machine's CPU may decide about a target: those of x86 say nothing about Arm."""
+def can_be_timed(target: Target, timer: str | None = None) -> bool:
+    """Whether times may decide about a target: those of a device, or of this CPU, but those of x86 not about Arm.
+
+    Args:
+        timer: the device that is named; None for this machine.
+    """
+    if timer is not None:
+        return is_for_cpu(target)
     return target == "cpu" or (target == "arm" and has_arm_processor())
 
 
-def why_not_timed(target: Target) -> str:
-    """Why INT8 files of a CPU target are not timed on this machine; empty if they are, and for other targets."""
-    return NOT_TIMED if is_for_cpu(target) and not can_be_timed(target) else ""
+def why_not_timed(target: Target, timer: str | None = None) -> str:
+    """Why INT8 files of a CPU target are not timed; empty if they are, and for other targets."""
+    return NOT_TIMED if is_for_cpu(target) and not can_be_timed(target, timer) else ""

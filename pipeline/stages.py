@@ -79,6 +79,10 @@ def quantize(options: QuantizeOptions, parent: Artifact, place: Place, context: 
     from .tuning.int8_speed import never_slower
 
     raise_if_not(parent, "program")
+    if options.timer is not None and options.timed and is_for_cpu(context.target):
+        from ..benchmarks.edge.device_timing import description_of, device_named
+
+        description_of(device_named(options.timer))  # a device that is away is told before the work, and not after it
     if options.plan is not None:
         options = options.model_copy(update={"plan": str(context.base / options.plan)})
     return never_slower(_quantize_once, options, parent, place, context)

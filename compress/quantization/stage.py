@@ -77,7 +77,7 @@ def _facts(judged: Rescue, options: QuantizeOptions, target: Target, size_bytes:
         sensitivity=tuple(found.lines) or None,
         mixed=MixedPrecision(gate=found.gate, float=tuple(found.floats)) if found.gate else None,
         qat=found.training,
-        not_timed=(why_not_timed(target) or None) if options.timed else None,
+        not_timed=(why_not_timed(target, options.timer) or None) if options.timed else None,
     )
 
 

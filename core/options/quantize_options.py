@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from .named_inputs import NAMES_FILE
+from .named_inputs import NAMES_FILE, NAMES_FUNCTION
 from .option_types import Count, Options, Positive
 from .quantities import Bytes
 from .train_options import RecoverOptions
@@ -95,6 +95,12 @@ class QuantizeOptions(Options):
         description="Time the INT8 model against the FP32 model, on cpu, and on arm if this machine has an Arm "
         "processor. If INT8 is slower, the layers that are faster in FP32 stay in FP32. With `qat`, such layers are "
         "searched for before the training, which must resume on the same program.",
+    )
+    timer: Annotated[str | None, NAMES_FUNCTION] = Field(
+        default=None,
+        pattern=r"^edge:.",
+        description="Device on which `timed` and `form: auto` time the models, as `edge:HOST`, through ssh as "
+        "`retort edge run` does. The default is this machine.",
     )
     timed_batches: tuple[Count, ...] = Field(
         default=(1, 32), min_length=1, description="Batch sizes at which INT8 must not be slower than FP32."

@@ -29,7 +29,7 @@ from ...core.system.owned_folders import remove_artifact, settle
 from ..measurements import ratios_in, save_facts, save_ratios
 from . import mixed_precision
 from .fitting_batches import fitting_batches, note_on, rows_fitting
-from .timed_files import opener
+from .timed_files import compared, file_of, opened
 
 BLOCKS, BUDGET_S = 12, 3.0
 _SHOWN = 3
@@ -60,7 +60,7 @@ def never_slower(stage: Stage, options: QuantizeOptions, parent: Artifact, place
     Returns:
         The program; :func:`speed_of` returns its measured speed.
     """
-    if not options.timed or not can_be_timed(context.target):
+    if not options.timed or not can_be_timed(context.target, options.timer):
         return stage(options, parent, place, context)
     if options.plan is not None or options.float_layers:
         return _timed(stage(options, parent, place, context), options, parent, place, context)
@@ -92,8 +92,8 @@ def speed_of(options: QuantizeOptions, parent: Artifact, made: Artifact, context
         The speedup by batch size; empty for targets that are not timed on this machine, which is said for ``arm``, or,
         with a warning, if one of the two does not run.
     """
-    if not can_be_timed(context.target):
-        if why := why_not_timed(context.target):
+    if not can_be_timed(context.target, options.timer):
+        if why := why_not_timed(context.target, options.timer):
             context.console.stage("quantize", why)
         return {}
     program = _stored_program(made)
@@ -105,9 +105,9 @@ def speed_of(options: QuantizeOptions, parent: Artifact, made: Artifact, context
 
 def stored_speed(made: Artifact, target: Target) -> Ratios | None:
     """The speedup that :func:`speed_of` would return without a measurement; None if it has to be measured."""
-    if not can_be_timed(target):
-        return {}
     program = _stored_program(made)
+    if not can_be_timed(target, program.manifest.options.get("timer")):
+        return {}
     stored = _stored(_place_for(Place(program.path, program.key), program.key, "speed"))
     ratios = dict(stored.facts_as(RatioFacts).ratios) if stored is not None else {}
     return None if stored is None or any(ratio.doubts for ratio in ratios.values()) else ratios
@@ -224,22 +224,20 @@ def _stored_program(made: Artifact) -> Artifact:
 
 
 def _compared(options: QuantizeOptions, parent: Artifact, made: Artifact, context: Context) -> Ratios:
-    from ...benchmarks.timing.latency import compare_sessions
-
     batches = fitting_batches(options, rows_fitting(options, parent))
     note = note_on(options, batches)
     if note is not None:
         context.console.say(note)
     with tempfile.TemporaryDirectory() as name:
-        exact = opener(parent, Path(name), target=context.target)
-        session = exact()
+        exact = file_of(parent, Path(name), target=context.target)
+        session = opened(exact)
         split = fit_to(context.data, session.signature).calibration
         session.close()
-        wanted = BenchOptions(batch_sizes=batches, blocks=BLOCKS, budget_s=BUDGET_S)
+        wanted = BenchOptions(batch_sizes=batches, blocks=BLOCKS, budget_s=BUDGET_S, timer=options.timer)
         samples = split.read(range(min(max(wanted.batch_sizes), len(split))))[0]
-        openers = {"fp32": exact, "int8": opener(made, Path(name), samples, context.target)}
-        found = compare_sessions(openers, samples, wanted, context.console, reference="fp32")
-    return {str(batch): compared.ratio_of("int8") for batch, compared in found.items()}
+        files = {"fp32": exact, "int8": file_of(made, Path(name), samples, context.target)}
+        found = compared(files, samples, wanted, context.console)
+    return {str(batch): one.ratio_of("int8") for batch, one in found.items()}
 
 
 def _report_speed(ratios: Ratios, floating: Sequence[FloatNode], console: Console) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...core.artifact import Artifact
@@ -16,7 +15,7 @@ from ...core.metrics.ratio import Ratio, mean_of
 from ...core.options.quantize_options import FirstLayer
 from ...core.options.stage_options import BenchOptions, QuantizeOptions, Target
 from ...core.tensors import Feeds
-from .timed_files import exported, opened
+from .timed_files import compared, exported, opened
 
 if TYPE_CHECKING:
     import onnx
@@ -103,7 +102,7 @@ def search(
     for index, choice in enumerate(console.track(choices, "placements")):
         quick = _quick(program, choice.applied_to(options), fitted, choice.floats, target)
         files[str(index)] = exported(quick, target)
-    speeds = _compared(files, samples, batches, console)
+    speeds = _compared(files, samples, batches, console, options.timer)
     kept = decide(speeds)
     chosen = choices[int(kept)] if kept != "int8" else Choice()
     tried = [_tried(choices[int(name)] if name != "int8" else Choice(), speed) for name, speed in speeds.items()]
@@ -185,14 +184,16 @@ def _times(
 
 
 def _compared(
-    files: Mapping[str, onnx.ModelProto], samples: Feeds, batches: Sequence[int], console: Console
+    files: Mapping[str, onnx.ModelProto],
+    samples: Feeds,
+    batches: Sequence[int],
+    console: Console,
+    timer: str | None = None,
 ) -> dict[str, dict[int, Ratio]]:
     """Ratios to FP32 of all other files, from the same interleaved blocks."""
-    from ...benchmarks.timing.latency import compare_sessions
-
-    openers = {name: partial(opened, model.SerializeToString()) for name, model in files.items()}
-    options = BenchOptions(batch_sizes=tuple(batches), blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S)
-    runs = compare_sessions(openers, samples, options, console, reference="fp32")
+    texts = {name: model.SerializeToString() for name, model in files.items()}
+    options = BenchOptions(batch_sizes=tuple(batches), blocks=BLOCKS, block_ms=BLOCK_MS, budget_s=BUDGET_S, timer=timer)
+    runs = compared(texts, samples, options, console)
     return {name: {batch: runs[batch].ratio_of(name) for batch in batches} for name in files if name != "fp32"}
 
 

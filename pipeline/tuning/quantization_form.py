@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,7 +30,7 @@ from ...core.system.folder_locks import held
 from ...core.system.owned_folders import scratch_of
 from ...core.tensors import Array
 from .fitting_batches import fitting_batches, note_on, rows_fitting
-from .timed_files import file_of, opened
+from .timed_files import compared, file_of, opened
 
 if TYPE_CHECKING:
     from ...compress.quantization.int8_program import Gains
@@ -53,6 +52,7 @@ class Sizes:
 
     timed: tuple[int, ...]
     most: int
+    timer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,20 +116,20 @@ def _chosen(
         tried = options.model_copy(update={"form": form, "accept": True})
         made[form] = quantize(tried, parent, Place(scratch / form), own, gains)
     most = rows_fitting(options, parent)
-    batches = fitting_batches(options, most) if can_be_timed(context.target) else ()
+    batches = fitting_batches(options, most) if can_be_timed(context.target, options.timer) else ()
     note = None if options.timed or not batches else note_on(options, batches)  # timing against FP32 prints it
     if note is not None:
         console.say(note)
-    trials, against = _tried(parent, made, context, Sizes(batches, most))
-    kept, why = decide(trials, against, options, why_not_timed(context.target))
-    compared = "dynamic" in trials
-    for form, trial in trials.items() if compared else ():
+    trials, against = _tried(parent, made, context, Sizes(batches, most, options.timer))
+    kept, why = decide(trials, against, options, why_not_timed(context.target, options.timer))
+    differ = "dynamic" in trials
+    for form, trial in trials.items() if differ else ():
         console.say(f"            {form:<8} {trial.describe()}")
     console.stage("quantize", f"{kept} form: {why}")
     if not _is_sound(made[kept]) and not options.accept and options.qat is None:
         chosen = options.model_copy(update={"form": kept})
         made[kept] = quantize(chosen, parent, Place(scratch / f"{kept}-mended"), context, gains)
-    measured = {form: trial.facts() for form, trial in trials.items()} if compared else {}
+    measured = {form: trial.facts() for form, trial in trials.items()} if differ else {}
     choice = FormChoice(kept=kept, why=why, static=measured.get("static"), dynamic=measured.get("dynamic"))
     with new_artifact(place, "program", "quantize", options=options) as draft:
         facts = made[kept].facts_as(QuantizeFacts)
@@ -211,7 +211,7 @@ def _measured(
     outputs = {name: _outputs(session, judged, sizes.most, console) for name, session in sessions.items()}
     for session in sessions.values():
         session.close()
-    times, against = _timed(files, judged, sizes.timed, console)
+    times, against = _timed(files, judged, sizes, console)
     trials: dict[Form, Trial] = {}
     for form in forms:
         found, _ = outputs[form]
@@ -239,17 +239,13 @@ def _drop(wanted: tuple[list[Array], Array | None], found: list[Array]) -> float
 Times = dict[int, Ratio]
 
 
-def _timed(
-    files: Mapping[str, Path], split: Split, batches: tuple[int, ...], console: Console
-) -> tuple[dict[Form, Times], Times]:
+def _timed(files: Mapping[str, Path], split: Split, sizes: Sizes, console: Console) -> tuple[dict[Form, Times], Times]:
     """Speedups of each form over FP32, and of the dynamic over the static form, in the same interleaved blocks."""
-    from ...benchmarks.timing.latency import compare_sessions
-
+    batches = sizes.timed
     if not batches:
         return {form: {} for form in FORMS}, {}
     samples = split.read(range(min(ROWS, len(split))))[0]
-    options = BenchOptions(batch_sizes=batches, blocks=BLOCKS, budget_s=BUDGET_S)
-    openers = {name: partial(opened, file) for name, file in files.items()}
-    whole = compare_sessions(openers, samples, options, console, reference="fp32")
+    options = BenchOptions(batch_sizes=batches, blocks=BLOCKS, budget_s=BUDGET_S, timer=sizes.timer)
+    whole = compared(files, samples, options, console)
     times: dict[Form, Times] = {form: {batch: whole[batch].ratio_of(form) for batch in batches} for form in FORMS}
     return times, {batch: whole[batch].between("dynamic", "static", options.seed) for batch in batches}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.artifact import Artifact, stable_hash
-from ...core.options.stage_options import ExportOptions, Target
+from ...core.console import Console
+from ...core.options.stage_options import BenchOptions, ExportOptions, Target
 from ...core.session import Session, SessionOptions, open_session
 from ...core.tensors import Feeds
 
 if TYPE_CHECKING:
     import onnx
 
+    from ...benchmarks.timing.latency import LatencyComparison
     from ...compress.program import Program
 
 
@@ -52,6 +54,20 @@ def file_of(artifact: Artifact, folder: Path, samples: Feeds | None = None, targ
     path = folder / f"{stable_hash(str(artifact.path))}.onnx"
     ir.save(model, path, external_data=f"{path.stem}.weights")
     return path
+
+
+def compared(
+    files: Mapping[str, Path | bytes], samples: Feeds, options: BenchOptions, console: Console, reference: str = "fp32"
+) -> dict[int, LatencyComparison]:
+    """Time files in interleaved blocks with one thread, on this machine or on the device of the options."""
+    if options.timer is not None:
+        from ...benchmarks.edge.device_timing import compare_on_device
+
+        return compare_on_device(files, samples, options, console, reference=reference)[0]
+    from ...benchmarks.timing.latency import compare_sessions
+
+    openers = {name: partial(opened, file) for name, file in files.items()}
+    return compare_sessions(openers, samples, options, console, reference=reference)
 
 
 def opened(file: Path | bytes) -> Session:

@@ -16,6 +16,8 @@ def test_times_of_x86_decide_nothing_about_arm(monkeypatch: pytest.MonkeyPatch, 
     """Files for Arm are timed on an Arm processor only, and the reason is given where they are not."""
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert [can_be_timed(target) for target in ("cpu", "arm", "tensorrt")] == [True, arm, False]
+    assert [can_be_timed(target, "edge:pi") for target in ("cpu", "arm", "tensorrt")] == [True, True, False]
+    assert why_not_timed("arm", "edge:pi") == ""
     assert why_not_timed("arm") == ("" if arm else NOT_TIMED)
 
 
