@@ -149,16 +149,14 @@ def run_part(part: Part, folder: Path) -> SuiteEntry:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a suite and all that it started, if it still runs."""
-    if process.poll() is None:
+    """End a suite and all that it started, if it still runs; an interruption lets it stop its servers first."""
+    for number, wait_s in ((signal.SIGINT, 60.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, None)):
+        if process.poll() is not None:
+            return
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            process.wait(wait_s)
 
 
 def run_all(parts: Sequence[Part], kind: str, folder: Path, console: Console, against: SuitePage | None) -> SuitePage:

@@ -48,6 +48,14 @@ def test_a_page_has_every_suite(tmp_path: Path) -> None:
     assert "a table" in shown
 
 
+def test_a_late_suite_may_clean_up(tmp_path: Path) -> None:
+    """A suite that takes too long is interrupted, so that it ends what it has started."""
+    mark = tmp_path / "cleaned"
+    code = f"import time, pathlib\ntry: time.sleep(60)\nfinally: pathlib.Path({str(mark)!r}).touch()"
+    assert main(["--out", str(tmp_path / "page")], {"short": [tiny("late", code, minutes=0.01)]}) == 1
+    assert mark.exists()
+
+
 def test_pages_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A figure that changed stands in the table and on the new page; one that changed little is only counted."""
     for name, first, second in (("old", 1.0, 1.0), ("new", 1.5, 1.01)):
