@@ -11,8 +11,8 @@ import numpy as np
 from ...core.errors import RetortError
 from ..spreads import Spread
 from ..timing.statistics import median_interval
+from .load_entries import window_figures, with_ratios
 from .load_result import ColdEntry, LoadEntry, LoadResult, WindowEntry
-from .measure_load import window_figures, with_ratios
 from .query_loops import Served
 from .sustain import by_last_minute
 from .sweep import pareto_marked

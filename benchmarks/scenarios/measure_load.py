@@ -11,39 +11,30 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ...core.console import Console
-from ...core.counts import counted
 from ...core.data.splits import Splits
 from ...core.errors import RetortError, ServingError
-from ...core.metrics.intervals import Floats
 from ...core.options.load_options import LoadOptions
 from ...core.options.option_types import Options
 from ...core.session import model_faults
 from ...core.system.garbage import no_collections
 from ..build_result import this_command, tool
 from ..machine import fingerprint
-from ..result import PercentileEntry
-from ..spreads import RatioEntry, Spread
 from ..timing.machine_noise import PRESSURE_LIMIT_PERCENT, Watch
-from ..timing.statistics import median_interval, percentile_interval, ratio_interval
 from .load_candidates import LoadCandidate, OpenedCandidate, described
+from .load_entries import load_entry, notes_of, with_ratios
 from .load_result import (
     LoadEntry,
     LoadResult,
     Measurement,
-    QueryTimes,
     StageSplitEntry,
     TrialEntry,
-    WindowEntry,
 )
 from .query_loops import Served, server, stream, together
 from .rate_search import PERCENTILE, RateSearch, highest_rates
 from .stage_split import StageTimes, middle
 from .windows import WARMUP_S, Ask, Window, interleaved, warmed_up
 
-PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 SPLIT_QUERIES, WARMUP_SHARE = 20, 0.25
 ENDPOINT_CLIENTS = 64
 
@@ -60,15 +51,20 @@ class Asked:
     opened: OpenedCandidate
     clients: int
 
+    def entry(self, windows: Sequence[Window], confidence: float, seed: int) -> LoadEntry:
+        """Its measurements from its windows."""
+        return load_entry(self.candidate, windows, self.opened.per_query, self.clients, confidence, seed)
+
 
 @contextmanager
 def opened_for(
-    candidates: Sequence[LoadCandidate], threads: int, rows: int, clients: int | None = None
+    candidates: Sequence[LoadCandidate], threads: int, rows: int, clients: int | None = 1
 ) -> Iterator[dict[str, Asked]]:
     """All candidates, ready for queries of so many samples, until the context ends.
 
     Args:
-        clients: by default one for a model and :data:`ENDPOINT_CLIENTS` for an endpoint.
+        clients: queries that can be open at once; None for one with a model and :data:`ENDPOINT_CLIENTS` with an
+            endpoint.
 
     Raises:
         RetortError: a candidate cannot be opened, or rejects its first query.
@@ -96,7 +92,8 @@ def measure_load(
     """
     began = Began()
     rounds = max(1, round(options.seconds / options.length_s))
-    with opened_for(candidates, options.threads, options.rows, options.clients) as asked, no_collections(True):
+    clients = options.clients if options.at_once else 1
+    with opened_for(candidates, options.threads, options.rows, clients) as asked, no_collections(True):
         streams = {name: stream_of(one) for name, one in asked.items()}
         warmup = warmed_up(streams, WARMUP_SHARE * options.seconds * len(asked), options.seed)
         searches = _searched(asked, options, console) if options.p99_ms is not None else {}
@@ -107,7 +104,7 @@ def measure_load(
         split = {name: splits_of(one) for name, one in asked.items()}
     entries = []
     for name, one in asked.items():
-        entry = load_entry(one, windows.get(name, []), options.confidence, options.seed)
+        entry = one.entry(windows.get(name, []), options.confidence, options.seed)
         more: dict[str, Any] = {"warmup_ms": warmup[name], "stages": split[name], "rate": rates[name]}
         more["threads"] = 0 if one.candidate.endpoint else options.threads
         more["trials"] = tuple(TrialEntry(**asdict(tried)) for tried in searches[name].tried) if searches else ()
@@ -166,115 +163,6 @@ def splits_of(one: Asked) -> StageSplitEntry | None:
             continue
     stages = middle(found)
     return None if stages is None else StageSplitEntry(**asdict(stages))
-
-
-def load_entry(one: Asked, windows: Sequence[Window], confidence: float, seed: int) -> LoadEntry:
-    """The measurements of one candidate from its windows."""
-    candidate, served = one.candidate, [window.served for window in windows]
-    late = joined([each.late_ns for each in served]) / 1e6
-    return LoadEntry(
-        name=candidate.name,
-        where=candidate.where,
-        kind=candidate.kind,
-        runtime=candidate.runtime,
-        sha256=candidate.sha256,
-        size_bytes=candidate.size_bytes,
-        per_query=one.opened.per_query,
-        clients=one.clients,
-        failed=sum(each.failed for each in served),
-        late_p99_ms=float(np.percentile(late, 99)) if len(late) else None,
-        windows=tuple(map(_window_entry, windows)),
-        raw=QueryTimes.of(joined([each.latencies_ns for each in served])),
-        **window_figures(served, one.opened.per_query, confidence, seed),
-    )
-
-
-def window_figures(served: Sequence[Served], per_query: int, confidence: float, seed: int) -> dict[str, Any]:
-    """The figures of an entry that follow from the latencies of its windows.
-
-    Args:
-        per_query: samples in one query.
-    """
-    times = joined([each.latencies_ns for each in served])
-    medians = np.array([each.median_ms for each in served if each.queries])
-    speeds = np.array([each.queries * per_query / each.seconds for each in served if each.seconds > 0])
-    return {
-        "queries": len(times),
-        "median_ms": Spread.of(median_interval(medians, confidence, seed)) if len(medians) else None,
-        "mean_ms": float(times.mean()) / 1e6 if len(times) else None,
-        "percentiles": tuple(percentile_entry(times / 1e6, percent) for percent in PERCENTILES),
-        "rows_per_second": Spread.of(median_interval(speeds, confidence, seed)) if len(speeds) else None,
-    }
-
-
-def _window_entry(window: Window) -> WindowEntry:
-    served = window.served
-    return WindowEntry(
-        round=window.round,
-        place=window.place,
-        began_s=window.began_s,
-        seconds=served.seconds,
-        queries=served.queries,
-        failed=served.failed,
-        median_ms=served.median_ms if served.queries else None,
-    )
-
-
-def percentile_entry(times_ms: Floats, percent: float) -> PercentileEntry:
-    """A percentile with its interval; null if there are too few times."""
-    found = percentile_interval(times_ms, percent)
-    return PercentileEntry(
-        percentile=percent,
-        value_ms=found.value,
-        low_ms=found.low,
-        high_ms=found.high,
-        n=found.n,
-        needed=found.needed,
-        dependence=found.dependence,
-    )
-
-
-def joined(arrays: Sequence[Floats]) -> Floats:
-    """Arrays one after another; empty without any."""
-    return np.concatenate(arrays) if arrays else np.zeros(0)
-
-
-def with_ratios(
-    entries: Sequence[LoadEntry], windows: Mapping[str, Sequence[Window]], confidence: float, seed: int
-) -> list[LoadEntry]:
-    """The entries with how many times faster each is than the first, from the times per query of the same rounds."""
-    first, *others = entries
-    made = [first]
-    for entry in others:
-        pairs = [
-            (theirs.served, ours.served)
-            for theirs, ours in zip(windows.get(first.name, ()), windows.get(entry.name, ()), strict=False)
-            if theirs.served.queries and ours.served.queries
-        ]
-        if not pairs:
-            made.append(entry)
-            continue
-        theirs, ours = ([pair[side].median_ms for pair in pairs] for side in (0, 1))
-        found = ratio_interval(theirs, ours, confidence, seed, candidate=entry.name, reference=first.name)
-        made.append(entry.model_copy(update={"ratio": RatioEntry.of_ratio(found)}))
-    return made
-
-
-def notes_of(entries: Sequence[LoadEntry]) -> list[str]:
-    """What a reader of the figures has to know."""
-    told = []
-    for entry in entries:
-        if entry.failed:
-            asked = entry.queries + entry.failed
-            told.append(
-                f"'{entry.name}' did not answer {counted(entry.failed, 'query')} of {asked:,}; percentiles are of the "
-                "answered ones"
-            )
-        if len(entry.warmup_ms) > 1 and entry.warmup_ms[0] > 2 * entry.warmup_ms[-1]:
-            told.append(
-                f"'{entry.name}' began at {entry.warmup_ms[0]:.3g} ms and was steady at {entry.warmup_ms[-1]:.3g} ms"
-            )
-    return told
 
 
 def _scenario_notes(options: LoadOptions, entries: Sequence[LoadEntry]) -> list[str]:

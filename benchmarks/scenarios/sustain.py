@@ -13,17 +13,15 @@ from ...core.options.load_options import SustainOptions
 from ...core.system.garbage import no_collections
 from ..edge.sustained import MINUTE_S, Sustained, lines_of
 from .load_candidates import LoadCandidate, described
+from .load_entries import notes_of, with_ratios
 from .load_result import LoadEntry, LoadResult
 from .measure_load import (
     WARMUP_SHARE,
     Began,
-    load_entry,
     load_result,
-    notes_of,
     opened_for,
     splits_of,
     stream_of,
-    with_ratios,
 )
 from .windows import Window, interleaved, warmed_up
 
@@ -45,7 +43,7 @@ def measure_sustained(
         windows = interleaved(asks, length_s, rounds, options.seed, console, lambda: time.monotonic() >= end)
         split = {name: splits_of(one) for name, one in asked.items()}
     entries = [
-        load_entry(one, windows[name], options.confidence, options.seed).model_copy(
+        one.entry(windows[name], options.confidence, options.seed).model_copy(
             update={
                 "threads": 0 if one.candidate.endpoint else options.threads,
                 "warmup_ms": warmup[name],

@@ -14,7 +14,7 @@ from ...core.system.garbage import no_collections
 from ..machine import usable_cores
 from .load_candidates import LoadCandidate, described
 from .load_result import LoadEntry, LoadResult
-from .measure_load import WARMUP_SHARE, Asked, Began, load_entry, load_result, opened_for, stream_of
+from .measure_load import WARMUP_SHARE, Asked, Began, load_result, opened_for, stream_of
 from .windows import Window, interleaved, warmed_up
 
 WINDOW_S = 0.25
@@ -61,7 +61,7 @@ def measure_sweep(
 
 def _entry(one: Asked, point: Point, windows: Sequence[Window], options: SweepOptions) -> LoadEntry:
     threads, _, _ = point
-    found = load_entry(one, windows, options.confidence, options.seed)
+    found = one.entry(windows, options.confidence, options.seed)
     return found.model_copy(update={"threads": threads, "raw": None, "percentiles": found.percentiles[:4]})
 
 

@@ -69,7 +69,14 @@ class LoadOptions(_Measured):
             raise ValueError("the scenario server needs either `rate` or `p99_ms`")
         if self.scenario != "server" and (self.rate is not None or self.p99_ms is not None):
             raise ValueError("`rate` and `p99_ms` belong to the scenario server")
+        if self.clients is not None and not self.at_once:
+            raise ValueError("`clients` belong to the scenarios server and offline; a stream has one")
         return self
+
+    @property
+    def at_once(self) -> bool:
+        """Whether several queries can be open at once."""
+        return self.scenario in ("server", "offline")
 
     @property
     def rows(self) -> int:

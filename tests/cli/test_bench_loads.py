@@ -52,6 +52,9 @@ def test_options_that_do_not_fit_are_told(folder: Path, capsys: pytest.CaptureFi
     code, told = ended(capsys, *given, "--scenario", "server")
     assert code == 2
     assert "either `rate` or `p99_ms`" in json.dumps(told)
+    code, told = ended(capsys, *given, "--clients", "5")
+    assert code == 2
+    assert "a stream has one" in json.dumps(told)
     code, told = ended(capsys, *given, "--rate", "5")
     assert code == 2
     assert "belong to the scenario server" in json.dumps(told)

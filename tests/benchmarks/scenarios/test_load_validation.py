@@ -83,7 +83,7 @@ def _step(raw: dict[str, Any]) -> None:
 
 
 def _last(raw: dict[str, Any]) -> None:
-    raw["candidates"].reverse()
+    raw["candidates"][1]["last_minute_ms"] *= 0.5
 
 
 def _front(raw: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def _front(raw: dict[str, Any]) -> None:
         ("offline", _window, "candidates.1.windows.3.median_ms"),
         ("stream", _times, "candidates.0.raw"),
         ("cold", _step, "candidates.0.cold.0.load_ms.value"),
-        ("sustain", _last, "candidates.0.name"),
+        ("sustain", _last, "candidates.1.last_minute_ms"),
         ("sweep", _front, "candidates.0.pareto"),
     ],
 )

@@ -20,8 +20,9 @@ from retort.benchmarks.scenarios.load_candidates import (
     load_candidates,
     split_provider,
 )
+from retort.benchmarks.scenarios.load_entries import notes_of
 from retort.benchmarks.scenarios.load_result import LOAD_SCHEMA, LoadResult, brief, claim_load, read_load, write_load
-from retort.benchmarks.scenarios.measure_load import Asked, load_entry, measure_load, notes_of, stream_of
+from retort.benchmarks.scenarios.measure_load import Asked, measure_load, stream_of
 from retort.benchmarks.scenarios.stage_split import StageTimes
 from retort.benchmarks.scenarios.sustain import measure_sustained
 from retort.benchmarks.scenarios.sweep import measure_sweep
@@ -73,6 +74,7 @@ def test_a_file_and_an_endpoint_are_compared(model: Path, url: str, splits: Spli
     result = found([str(model), url], splits)
     first, second = result.candidates
     assert (first.kind, second.kind) == ("graph", "endpoint")
+    assert first.clients == second.clients == 1
     assert first.sha256
     assert not second.sha256
     assert second.ratio is not None
@@ -200,7 +202,7 @@ def test_failed_queries_are_told() -> None:
     opened = OpenedCandidate(itertools.repeat(query), 1, lambda number: StageTimes(1, None, 1, None), lambda: None)
     candidate = LoadCandidate("a", "http://x", "endpoint", "a server", lambda threads, rows: opened)
     one = Asked(candidate, opened, 1)
-    entry = load_entry(one, interleaved({"a": stream_of(one)}, 0.01, 3)["a"], 0.95, 0)
+    entry = one.entry(interleaved({"a": stream_of(one)}, 0.01, 3)["a"], 0.95, 0)
     assert entry.failed == pytest.approx((entry.queries + entry.failed) / 4, abs=2)
     assert f"did not answer {entry.failed:,}" in notes_of([entry])[0]
 
