@@ -198,6 +198,7 @@ def base_arguments(command: str, old: Path) -> list[str]:
         "edge run": ["local", graph, *data, "--rows", "4", "--python", "/nowhere/python"],
         "edge doctor": ["local", "--python", "/nowhere/python"],
         "edge table": ["--store", str(old / "edge.db")],
+        "edge compare": ["a", "b", "--store", str(old / "edge.db")],
     }
     return known.get(command, [])
 

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,8 @@ from ...core.errors import ArtifactError, MissingFileError, StorageError
 from ...core.system.user_paths import remedy_of
 from ..result import LatencyEntry, LatencyRun, Result, StageEntry
 
-VERSION = 1
-"""The form of the store, in SQLite's ``user_version``."""
+VERSION = 2
+"""The form of the store, in SQLite's ``user_version``; version 1 had neither a runtime nor an energy."""
 Verdict = Literal["VALID", "NOISY", "THROTTLED"]
 
 
@@ -37,6 +37,8 @@ class Row:
         ratio: how many times faster than ``against``; None for the reference itself.
         metric: name of the metric on the device; empty if no sample was computed.
         verdict: whether a decision may be based on the times, with the ``reasons`` why not.
+        runtime: what ran the file, in words; empty in rows of version 1.
+        energy_mj: energy of a sample above what the idle device uses; None if it was not measured.
     """
 
     run: str
@@ -65,6 +67,8 @@ class Row:
     size_bytes: int
     verdict: Verdict
     reasons: str
+    runtime: str = ""
+    energy_mj: float | None = None
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -127,6 +131,8 @@ def _row(
         size_bytes=stage.size_bytes,
         verdict=verdict,
         reasons="; ".join(timed.noise.reasons),
+        runtime=stage.runtime,
+        energy_mj=None if stage.energy is None else stage.energy.net_mj,
     )
 
 
@@ -183,7 +189,8 @@ class Store:
         if not self.path.is_file():
             raise MissingFileError(f"there is no {self.path}", "measure with `retort edge run`, which writes it")
         with self._opened() as connection:
-            return [Row(*one) for one in connection.execute(f"SELECT {_NAMED} FROM measurements")]
+            found = [Row(*one) for one in connection.execute(f"SELECT {_NAMED} FROM measurements")]
+        return [row if row.runtime is not None else replace(row, runtime="") for row in found]
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -195,6 +202,9 @@ class Store:
                         f"{self.path} has version {version}, and this Retort reads {VERSION}", "update Retort"
                     )
                 connection.execute(_TABLE)
+                present = {name for _, name, *_ in connection.execute("PRAGMA table_info(measurements)")}
+                for name in (name for name in COLUMNS if name not in present):  # of version 1
+                    connection.execute(f'ALTER TABLE measurements ADD COLUMN "{name}"')
                 connection.execute(f"PRAGMA user_version = {VERSION}")
                 yield connection
         except sqlite3.OperationalError as error:
@@ -206,8 +216,8 @@ class Store:
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """The last row of each device, file, batch size, threads and cores."""
+    """The last row of each device, file, runtime, batch size, threads and cores."""
     found: dict[tuple[object, ...], Row] = {}
     for row in rows:
-        found[row.fingerprint, row.sha256, row.cores, row.threads, row.batch] = row
+        found[row.fingerprint, row.sha256, row.runtime, row.cores, row.threads, row.batch] = row
     return list(found.values())

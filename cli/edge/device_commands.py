@@ -135,26 +135,66 @@ def table(
 
     found = Store(store).rows()
     kept = [row for row in (found if all_ else newest(found)) if device in row.device and model in row.model]
-    columns = ["device", "model", "precision", "threads", "batch", "median", "p99", "times faster", "metric", "verdict"]
-    lines = [
-        (
-            row.device,
-            row.model,
-            row.precision,
-            f"{row.threads}{'' if row.cores == 'all' else f' ({row.cores})'}",
-            str(row.batch),
-            f"{row.median_ms:.3g} ms",
-            "–" if row.p99_ms is None else f"{row.p99_ms:.3g} ms",
-            "–" if row.ratio is None else f"{row.ratio:.2f} × {row.against}",
-            "–" if row.value is None else f"{row.metric} {row.value:.4g}",
-            row.verdict,
-        )
-        for row in kept
-    ]
+    empty = "–"
+    columns: dict[str, list[str]] = {
+        "device": [row.device for row in kept],
+        "model": [row.model for row in kept],
+        "precision": [row.precision for row in kept],
+        "runtime": [row.runtime for row in kept],
+        "threads": [f"{row.threads}{'' if row.cores == 'all' else f' ({row.cores})'}" for row in kept],
+        "batch": [str(row.batch) for row in kept],
+        "median": [f"{row.median_ms:.3g} ms" for row in kept],
+        "p99": [empty if row.p99_ms is None else f"{row.p99_ms:.3g} ms" for row in kept],
+        "times faster": [empty if row.ratio is None else f"{row.ratio:.2f} × {row.against}" for row in kept],
+        "metric": [empty if row.value is None else f"{row.metric} {row.value:.4g}" for row in kept],
+        "mJ": [empty if row.energy_mj is None else f"{row.energy_mj:.3g}" for row in kept],
+        "verdict": [row.verdict for row in kept],
+    }
+    if len(set(columns["runtime"]) - {""}) < 2:  # a column in which all are equal only takes room
+        del columns["runtime"]
+    if {*columns["mJ"]} <= {empty}:
+        del columns["mJ"]
+    lines = list(zip(*columns.values(), strict=True))
     screen = console(json)
     if lines:
-        screen.table("measured on devices", columns, lines, words=True)
+        screen.table("measured on devices", list(columns), lines, words=True)
     screen.result({"rows": [asdict(row) for row in kept]}, "" if lines else "nothing in the store fits")
+
+
+@edge.command("compare")
+def compare(
+    first: Annotated[str, typer.Argument(help="Part of the name of a device in the store.")],
+    second: Annotated[str, typer.Argument(help="Part of the name of another device.")],
+    store: Annotated[Path, typer.Option(help="The store of all results.")] = STORE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two devices by the files that were measured on both, in the same way.
+
+    Example: `retort edge compare raspberrypi jetson`
+    """
+    from ...benchmarks.edge.device_comparison import on_both
+    from ...benchmarks.edge.store import Store
+
+    found = on_both(Store(store).rows(), first, second)
+    names = [found[0].first.device, found[0].second.device]
+    columns = ["model", "runtime", "threads", "batch", *names, "second is", "verdict"]
+    lines = [
+        (
+            one.second.model,
+            one.second.runtime,
+            f"{one.second.threads}{'' if one.second.cores == 'all' else f' ({one.second.cores})'}",
+            str(one.second.batch),
+            f"{one.first.median_ms:.3g} ms",
+            f"{one.second.median_ms:.3g} ms",
+            f"{one.factor:.2f}×" + (f" [{one.low:.2f}, {one.high:.2f}]" if one.low and one.high else ""),
+            f"{one.judgement}: {one.why}" if one.why else one.judgement,
+        )
+        for one in found
+    ]
+    screen = console(json)
+    screen.table("two devices; × faster: how many times as fast the second one is", columns, lines, words=True)
+    screen.result({"compared": [asdict(one) for one in found]})
 
 
 @edge.command("clean")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from retort.benchmarks.edge.device_comparison import on_both
 from retort.benchmarks.edge.store import COLUMNS, VERSION, Row, Store, newest
-from retort.core.errors import ArtifactError, MissingFileError, StorageError
+from retort.core.errors import ArtifactError, MissingFileError, StorageError, UserError
 
 ROW = Row(
     "run1", "2026-12-01T00:00:00", "retort edge run", "board (Pi 5)", "f1", "int8", "a" * 64, "INT8", "all", 1, 1,
@@ -66,3 +67,52 @@ def test_other_programs_can_read_it(tmp_path: Path) -> None:
         names = [column[1] for column in connection.execute("PRAGMA table_info(measurements)")]
     assert found == [("board (Pi 5)", 1.5, 0.01)]
     assert tuple(names) == COLUMNS
+
+
+def test_a_store_of_version_1_is_read_and_taken_on(tmp_path: Path) -> None:
+    """It had no runtime and no energy: its rows come without, and new rows are added beside them."""
+    path = tmp_path / "edge.db"
+    old = COLUMNS[:-2]
+    with sqlite3.connect(path) as connection:
+        named = ", ".join(f'"{name}"' for name in old)
+        connection.execute(f"CREATE TABLE measurements ({named}, UNIQUE (run, model, cores, threads, batch))")
+        marks = ", ".join("?" * len(old))
+        connection.execute(f"INSERT INTO measurements VALUES ({marks})", [getattr(ROW, name) for name in old])
+        connection.execute("PRAGMA user_version = 1")
+    store = Store(path)
+    assert store.rows() == [ROW]
+    later = replace(ROW, run="run2", runtime="OpenVINO on the CPU", energy_mj=1.5)
+    assert store.add([later]) == 1
+    assert store.rows() == [ROW, later]
+    assert len(newest(store.rows())) == 2
+
+
+def test_two_devices_are_compared_by_what_both_measured() -> None:
+    """Same file, runtime, threads and batch; the interval is of independent runs, and small differences say nothing."""
+    fast = replace(ROW, run="r2", device="orin (Jetson)", fingerprint="f2", median_ms=0.5, low_ms=0.49, high_ms=0.51)
+    noisy = replace(fast, batch=8, verdict="NOISY")
+    rows = [ROW, replace(ROW, batch=8), replace(ROW, batch=16), fast, noisy]
+    first, second = on_both(rows, "pi 5", "orin")
+    assert (first.judgement, first.factor) == ("faster", 3.0)
+    assert first.low == pytest.approx(1.4 / 0.51)
+    assert first.high == pytest.approx(1.6 / 0.49)
+    assert (second.judgement, second.why) == ("cannot tell", "NOISY on orin (Jetson)")
+    assert on_both(rows, "orin", "pi 5")[0].judgement == "slower"
+    near = replace(fast, median_ms=1.48, low_ms=1.47, high_ms=1.49)
+    assert on_both([replace(ROW, low_ms=1.49, high_ms=1.51), near], "pi", "orin")[0].judgement == "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("pi", "vax"), "no device in the store is called 'vax'"),
+        (("o", "pi 5"), "may be"),
+        (("pi 5", "board"), "the same device"),
+        (("pi 5", "orin"), "no measurement in common"),
+    ],
+)
+def test_devices_that_cannot_be_compared_are_one_sentence(names: tuple[str, str], told: str) -> None:
+    """A name of none or of several, the same device twice, and nothing in common."""
+    other = replace(ROW, device="orin (Jetson)", fingerprint="f2", sha256="b" * 64)
+    with pytest.raises(UserError, match=told):
+        on_both([ROW, other], *names)
