@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from .device_entries import MOST, LongTiming, SensorSeries, StartEntry
-from .edge import sustained
+from .edge import sustained, throttling
 from .edge.device_summary import cold_start
 from .edge.pulled_results import Part, Pulled
-from .edge.throttling import CLOCK_SHARE, Reading
+from .edge.throttling import Reading
 from .latency_entries import LatencyRun
 from .result import Result, StageEntry
 
 DIGITS = 6
 """Digits of times."""
-_COUNTERS = ("throttle_counts", "over_current")
 
 
 def with_evidence(result: Result, pulled: Pulled) -> Result:
@@ -76,8 +76,8 @@ def _sensors(part: Part, pulled: Pulled) -> SensorSeries | None:
     if "moments" not in part.arrays or not len(part.arrays["moments"]) or not readings:
         return None
     origin = float(part.arrays["moments"][0])
-    trips = pulled.device.get("limits", {}).get("trips_celsius", {})
-    throttled = [_short(moment - origin) for moment in throttled_at(readings, trips)]
+    limits = pulled.device.get("limits", {})
+    throttled = [_short(moment - origin) for moment in throttled_at(readings, limits)]
     spans = _spans(len(readings))
     series = {
         "celsius": _series(readings, spans, "celsius", max),
@@ -102,24 +102,26 @@ def _series(
     return () if all(value is None for value in found) else tuple(found)
 
 
-def throttled_at(readings: Sequence[Reading], trips: Mapping[str, float]) -> Iterator[float]:
-    """Moments of readings that tell of throttling: by the firmware, by a counter, or by a low frequency in the heat.
+def throttled_at(readings: Sequence[Reading], limits: Mapping[str, Any]) -> list[float]:
+    """Moments at which a device was throttled, if the verdict on the whole timing is that it was.
+
+    A moment is one whose reading says so by itself, or beside the one before it, such as by a counter that grew. Where
+    only the frequency tells, it is each reading with a low one.
 
     Args:
-        trips: temperature in °C from which a zone slows the processor down, by zone.
+        limits: see :func:`.edge.throttling.reasons`.
     """
-    fastest = max((max(one["mhz"].values()) for one in readings if one.get("mhz")), default=0.0)
-    for number, one in enumerate(readings):
-        bits, before = (int(each.get("firmware") or 0) for each in (one, readings[max(0, number - 1)]))
-        counted = number > 0 and any(_grown(readings[number - 1].get(kind), one.get(kind)) for kind in _COUNTERS)
-        hot = any(value >= trips.get(zone, float("inf")) for zone, value in (one.get("celsius") or {}).items())
-        slow = bool(one.get("mhz")) and max(one["mhz"].values()) < CLOCK_SHARE * fastest
-        if bits & 0xF or bits & ~before or counted or (hot and slow):
-            yield float(one["t"])
-
-
-def _grown(before: Any, after: Any) -> bool:
-    return bool(before and after) and any(value > before.get(name, value) for name, value in after.items())
+    if not throttling.reasons(readings, limits):
+        return []
+    says = [bool(throttling.reasons((one,), limits)) for one in readings]
+    for number in range(1, len(readings)):
+        if not says[number] and not says[number - 1]:
+            says[number] = bool(throttling.reasons(readings[number - 1 : number + 1], limits))
+    if not any(says):
+        clocks = [max(one["mhz"].values()) if one.get("mhz") else math.inf for one in readings]
+        fastest = max((clock for clock in clocks if math.isfinite(clock)), default=0.0)
+        says = [clock < throttling.CLOCK_SHARE * fastest for clock in clocks]
+    return [float(one["t"]) for one, told in zip(readings, says, strict=True) if told]
 
 
 def _spans(count: int) -> list[slice]:

@@ -95,7 +95,8 @@ def sizes(result: Result) -> Plot:
             ax.barh(row, stage.size_bytes, height=0.62, color=COLOUR["ref" if first else "s0"])
             beside(ax, (stage.size_bytes, row), formatting.bytes_text(stage.size_bytes) + share)
         svg = drawn(ax, "size on disk")
-    return Plot("size on disk", f"Bytes of the file, and how many times smaller than {result.reference} it is.", svg)
+    smaller = f", and how many times smaller than {result.reference} it is" if len(result.stages) > 1 else ""
+    return Plot("size on disk", f"Bytes of the file{smaller}.", svg)
 
 
 def curves(result: Result) -> list[Plot]:

@@ -90,7 +90,8 @@ def _tradeoff(result: Result, stages: Sequence[StageEntry], cost: Cost) -> Plot:
         ax.set_xlabel(cost.label)
         line = sorted((cost.spans[place][1], metrics[place][1]) for place in best)
         ax.plot(*zip(*line, strict=True), color=COLOUR["faint"], linewidth=1.6, linestyle=(0, (2, 2)), zorder=1)
-        for place, (stage, span, metric) in enumerate(zip(stages, cost.spans, metrics, strict=True)):
+        for place in sorted(range(len(stages)), key=best.__contains__):  # the best ones are drawn over the others
+            stage, span, metric = stages[place], cost.spans[place], metrics[place]
             colour = COLOUR["ref" if stage.stage == result.reference else "s0" if place in best else "s1"]
             whisker(ax, (metric[0], metric[2]), span[1], colour, vertical=True, faint=many)
             if span[0] < span[2]:

@@ -40,10 +40,33 @@ def verdict(result: Result, faults: Sequence[str] = ()) -> list[str]:
         sentences.append(f"{f'{doubt}: ' if doubt else ''}“{stage.stage}” is {_joined(parts)}.")
         sentences += [f"It is {speed}." for speed in speeds[1:]]
         sentences += _others(result, stage)
-    elif doubt:
-        sentences.append(f"{doubt}.")
+    else:
+        alone = _alone(result, stage)
+        sentences.append(f"{f'{doubt}: ' if doubt else ''}{alone}." if alone else f"{doubt}." if doubt else "")
+    sentences = [sentence for sentence in sentences if sentence]
     sentences += _gates(result)
     return [*sentences, f"{found.status}: {found.reason}."] if doubt else sentences
+
+
+def _alone(result: Result, stage: StageEntry) -> str:
+    """A model that is compared with nothing: its time, its size and its metric; empty without times."""
+    if not stage.latency:
+        return ""
+    batch, entry = min(stage.latency.items())
+    median, worst = entry.median_ms, _p99(entry)
+    span = "" if median.low is None or median.high is None else _time_span(median.low, median.high, median.confidence)
+    parts = [f"“{stage.stage}” takes {formatting.time_text(median.value)}{_where(result)} at batch {batch}{span}"]
+    parts += [f"p99 {formatting.time_text(worst.value_ms)}"] if worst is not None else []
+    parts.append(formatting.bytes_text(stage.size_bytes))
+    if stage.metric is not None:
+        name, metric = stage.metric.name, stage.metric
+        parts.append(f"{name} {formatting.metric_value(name, metric.value)} {formatting.metric_range(name, metric)}")
+    return ", ".join(parts)
+
+
+def _time_span(low: float, high: float, confidence: float) -> str:
+    ends = f"{formatting.time_text(low)} to {formatting.time_text(high)}"
+    return f" ({formatting.percent(confidence)} CI {ends})"
 
 
 def state(result: Result, faults: Sequence[str] = ()) -> State:

@@ -75,20 +75,31 @@ def test_starts_are_told_of_each_model(found: Result) -> None:
     assert {stage.start for stage in drawn_result().stages} == {None}
 
 
+def _hot(*clocks: float) -> list[dict[str, Any]]:
+    return [{"t": float(at), "mhz": {"a": clock}, "celsius": {"z": 99.0}} for at, clock in enumerate(clocks)]
+
+
 @pytest.mark.parametrize(
     ("readings", "moments"),
     [
         ([{"t": 1.0, "firmware": 0x50000}, {"t": 2.0, "firmware": 0x50000}], []),
         ([{"t": 1.0, "firmware": 0}, {"t": 2.0, "firmware": 0x20000}, {"t": 3.0, "firmware": 0x20000}], [2.0]),
-        ([{"t": 1.0, "throttle_counts": {"a": 1}}, {"t": 2.0, "throttle_counts": {"a": 3}}], [2.0]),
-        ([{"t": 1.0, "mhz": {"a": 2000.0}}, {"t": 2.0, "mhz": {"a": 900.0}, "celsius": {"z": 99.0}}], [2.0]),
-        ([{"t": 1.0, "mhz": {"a": 2000.0}}, {"t": 2.0, "mhz": {"a": 900.0}, "celsius": {"z": 50.0}}], []),
+        ([{"t": 1.0, "firmware": 4}, {"t": 2.0, "firmware": 0x40000}], [1.0]),
+        (
+            [
+                {"t": float(at), "throttle_counts": {"package_throttle_count": seen}}
+                for at, seen in enumerate((1, 3, 3))
+            ],
+            [1.0],
+        ),
+        (_hot(2000, 2000, 900, 900, 2000, 2000), [2.0, 3.0]),
+        (_hot(2000, 2000, 2000, 2000, 2000, 2000), []),
         ([{"t": 1.0}], []),
     ],
 )
 def test_moments_of_throttling(readings: list[dict[str, Any]], moments: list[float]) -> None:
     """A bit that is true or new, a counter that grew, and a low frequency at a trip point are moments of throttling."""
-    assert list(throttled_at(readings, {"z": 95.0})) == moments
+    assert throttled_at(readings, {"trips_celsius": {"z": 95.0}}) == moments
 
 
 def test_series_of_different_length_are_faults() -> None:

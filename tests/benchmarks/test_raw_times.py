@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +49,15 @@ def test_damaged_text_is_refused(text: str) -> None:
     """Text that is cut, no base64, too long, endless or a bomb is one error, and is never unpacked beyond its limit."""
     with pytest.raises(ArtifactError, match="raw times are damaged"):
         decoded(text, 5)
+
+
+def test_the_decoder_of_the_reference_reads_them() -> None:
+    """The few lines of Python in the reference give the same numbers, without our package."""
+    page = (Path(__file__).parents[2] / "docs/reference/results.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], found)
+    values = [7, 300, -5, 2**40, 0]
+    assert found["decoded"](encoded(np.array(values))) == values
 
 
 def blocks(rounds: int, slots: int, groups: int, calls: int, cpu: bool) -> list[Block]:

@@ -104,6 +104,17 @@ def test_a_noisy_and_an_edited_result_are_told_first() -> None:
     assert "the median &lt;b&gt;" in page
 
 
+def test_one_model_has_a_sentence_of_its_own() -> None:
+    """A model that is compared with nothing is told by its time, its size and its metric, and no loss is shown."""
+    page = render(made("one"))
+    heading = unescape(re.search(r"<h1>(.*?)</h1>", page, re.S)[1])  # type: ignore[index]
+    assert re.match(
+        r"“only” takes [\d.]+ (ms|µs) at batch 1 \(95 % CI .*\), p99 .*, 4.00 MB, accuracy 98.23 %", heading
+    )
+    assert "compared with" not in page
+    assert ">loss</th>" not in page
+
+
 def test_dark_light_and_print_have_their_styles() -> None:
     """The page follows the system's colours, is light on paper, and no figure or row is cut at the end of a sheet."""
     page = render(made("one"))
