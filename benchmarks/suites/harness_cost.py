@@ -12,7 +12,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -150,12 +150,7 @@ def measure(folder: Path, rounds: int = 1000, count: int = 200) -> Report:
         count: see :func:`measured`.
     """
     found = measured(loops(null_model(folder / "null.onnx")), rounds, count)
-    details = {
-        clock: {
-            name: {"query_us": cost.query_us.value, "added_us": cost.added_us.value} for name, cost in costs.items()
-        }
-        for clock, costs in found.items()
-    }
+    details = {clock: {name: asdict(cost) for name, cost in costs.items()} for clock, costs in found.items()}
     load = f"{rounds} rounds of {count} queries per loop, in random order, one thread"
     return Report("harness", load, rounds * count * len(found["wall"]), tuple(findings(found)), details)
 

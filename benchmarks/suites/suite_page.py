@@ -79,7 +79,10 @@ def figures_of(printed: str) -> tuple[dict[str, float], str]:
 
 
 def flattened(tree: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every finite number of a tree by its path; entries of lists are named if they have a name."""
+    """Every finite number of a tree by its path; entries of lists are named if they have a name.
+
+    Of findings and the details behind them, those are taken that have intervals, or else the findings.
+    """
     if isinstance(tree, bool):
         yield path, float(tree)
     elif isinstance(tree, int | float):
@@ -91,8 +94,11 @@ def flattened(tree: Any, path: str = "") -> Iterator[tuple[str, float]]:
             if number:
                 yield path, float(number.group().replace(",", "").replace("−", "-"))
             return
+        skipped = (
+            {"details" if "'low'" not in repr(tree.get("details")) else "findings"} if "findings" in tree else set()
+        )
         for key, inner in tree.items():
-            if key not in LEFT_OUT:
+            if key not in LEFT_OUT | skipped:
                 yield from flattened(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(tree, list):
         if tree and all(isinstance(one, int | float) for one in tree):

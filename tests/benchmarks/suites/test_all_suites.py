@@ -104,6 +104,8 @@ def test_figures_have_stable_names() -> None:
     """An interval in the name of a finding is not part of it, and lists are named by what they are about."""
     tree = {"findings": [{"what": "a loop adds [0.1, 0.2]", "got": "1,250 µs"}], "rows": [{"net": "x", "y": [3.0, {}]}]}
     assert dict(flattened(tree)) == {"findings[a loop adds]": 1250.0, "rows[x].y[0]": 3.0}
+    tree = {"findings": [{"what": "x", "got": "1"}], "details": {"x": {"value": 1.0, "low": 0.5}}}
+    assert dict(flattened(tree)) == {"details.x.value": 1.0, "details.x.low": 0.5}
     assert dict(flattened({"a": math.nan, "b": True})) == {"b": 1.0}
     assert figures_of("only text\n") == ({}, "only text")
 
