@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ALIKE = 0.8
-"""Share of the largest capacity that cores of the same kind have: the best of a kind are up to 15 % faster."""
+"""Share of the largest capacity that cores of its kind have; the best of them are up to 15 % faster."""
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
@@ -23,10 +23,10 @@ def described(root: Path = Path("/"), folder: Path = Path()) -> dict[str, Any]:
         root: folder that contains ``proc`` and ``sys``.
         folder: where the bundle lies, for the free space of its disk.
     """
-    fields = _cpuinfo(root)
+    fields = _fields(root / "proc/cpuinfo")
     return {
         "host": socket.gethostname(),
-        "board": _text(root / "proc/device-tree/model") or _text(root / "sys/class/dmi/id/product_name"),
+        "board": text_of(root / "proc/device-tree/model") or text_of(root / "sys/class/dmi/id/product_name"),
         "os": _os_name(root),
         "kernel": platform.release(),
         "machine": platform.machine(),
@@ -39,7 +39,7 @@ def described(root: Path = Path("/"), folder: Path = Path()) -> dict[str, Any]:
             "logical": os.cpu_count() or 1,
             "usable": len(usable()),
             "clusters": clusters(root),
-            "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            "governor": text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         },
         "memory_bytes": memory_bytes(root, "MemTotal"),
         "available_bytes": available_bytes(root),
@@ -73,7 +73,7 @@ def clusters(root: Path = Path("/")) -> dict[str, list[int]]:
     cores = usable()
     capacity = [_capacity(root, core) for core in cores]
     small = {core for core, value in zip(cores, capacity) if min(capacity) and value < ALIKE * max(capacity)}
-    if atoms := _text(root / "sys/devices/cpu_atom/cpus"):  # such as 4-7,10
+    if atoms := text_of(root / "sys/devices/cpu_atom/cpus"):  # such as 4-7,10
         ends = [part.split("-") for part in atoms.split(",")]
         small = {core for end in ends for core in range(int(end[0]), int(end[-1]) + 1)}
     kinds = {"big": [core for core in cores if core not in small], "little": sorted(small & {*cores})}
@@ -83,25 +83,21 @@ def clusters(root: Path = Path("/")) -> dict[str, list[int]]:
 def _capacity(root: Path, core: int) -> int:
     folder = root / f"sys/devices/system/cpu/cpu{core}"
     for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
-        text = _text(folder / name)
-        if text.isdigit():
+        if (text := text_of(folder / name)).isdigit():
             return int(text)
     return 0
 
 
 def memory_bytes(root: Path, field: str) -> int | None:
     """A field of ``/proc/meminfo`` in bytes, such as ``MemAvailable``."""
-    for line in _text(root / "proc/meminfo").splitlines():
-        key, _, value = line.partition(":")
-        if key == field and value.split()[:1]:
-            return int(value.split()[0]) * 1024
-    return None
+    value = _fields(root / "proc/meminfo").get(field, "").split()
+    return int(value[0]) * 1024 if value else None
 
 
 def available_bytes(root: Path) -> int | None:
     """Memory that this process may still use: what is available, or less where its control group has a limit."""
     found = [memory_bytes(root, "MemAvailable")]
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         number, kinds, own = line.split(":", 2)
         if number == "0" or "memory" in kinds.split(","):
             base = root / "sys/fs/cgroup" / ("" if number == "0" else "memory")
@@ -112,36 +108,37 @@ def available_bytes(root: Path) -> int | None:
 def _headroom(group: Path) -> int | None:
     """What a control group may use beyond what it uses, apart from files that can be dropped; None without a limit."""
     for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-        most, now = _text(group / limit), _text(group / used)
+        most, now = text_of(group / limit), text_of(group / used)
         if most.isdigit() and now.isdigit():
-            stat = dict(line.split()[:2] for line in _text(group / "memory.stat").splitlines())
+            stat = dict(line.split()[:2] for line in text_of(group / "memory.stat").splitlines())
             return max(0, int(most) - int(now) + int(stat.get("inactive_file", 0)))
     return None
 
 
 def _cgroup(root: Path, name: str) -> str:
-    own = next((line[3:] for line in _text(root / "proc/self/cgroup").splitlines() if line.startswith("0::")), "")
+    own = next((line[3:] for line in text_of(root / "proc/self/cgroup").splitlines() if line.startswith("0::")), "")
     base = root / "sys/fs/cgroup"
-    return _text(base / own.lstrip("/") / name) or _text(base / name)
+    return text_of(base / own.lstrip("/") / name) or text_of(base / name)
 
 
-def _cpuinfo(root: Path) -> dict[str, str]:
-    """Fields of the first processor, and of the board below it."""
+def _fields(path: Path) -> dict[str, str]:
+    """The first value of each field: of the first processor, and of the board below it."""
     fields: dict[str, str] = {}
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(path).splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     return fields
 
 
 def _os_name(root: Path) -> str:
-    for line in _text(root / "etc/os-release").splitlines():
+    for line in text_of(root / "etc/os-release").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
     return platform.platform(terse=True)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a file says; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip().strip("\0")
     except OSError:

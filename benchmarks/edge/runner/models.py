@@ -23,11 +23,6 @@ EXACT = {
 """Options with which OpenVINO computes what the file says, as ``retort bench --provider openvino`` has them."""
 
 
-def module_of(runtime: str) -> str:
-    """The module in which a runtime is imported."""
-    return "openvino" if runtime == "openvino" else "onnxruntime"
-
-
 def imported(runtime: str) -> Any:
     """Import a runtime without its telemetry.
 
@@ -36,7 +31,7 @@ def imported(runtime: str) -> Any:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return import_module(module_of(runtime))
+    return import_module("openvino" if runtime == "openvino" else "onnxruntime")
 
 
 class Model:

@@ -36,10 +36,8 @@ def main(arguments: list[str]) -> int:
     except MemoryError:
         code, found = 1, {"error": "the device has too little memory for this part"}
     except Exception as error:  # whatever the runtime raises belongs into the result
-        code, found = (
-            1,
-            {"error": f"{type(error).__name__}: {error}"[:2000], "traceback": traceback.format_exc()[-4000:]},
-        )
+        code, told = 1, f"{type(error).__name__}: {error}"
+        found = {"error": told[:2000], "traceback": traceback.format_exc()[-4000:]}
     _save(out, {**part, **found}, arrays)
     return code
 

@@ -102,9 +102,8 @@ def checked(folder: Path) -> dict[str, Any]:
             add(site_of(folder, manifest["wheels"]))
         except (OSError, ValueError) as error:
             raise Refused(str(error)) from error
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     for name in manifest.get("packages") or ("numpy", "onnxruntime"):
-        if name == "openvino":
-            sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             __import__(name)
         except ImportError as error:

@@ -94,25 +94,16 @@ class Rounds:
             arrays[f"calls:{name}"] = np.stack([slots.calls for slots in found]).astype(np.float32)
             arrays[f"warmup:{name}"] = np.array(warmup[name])
         facts = {
-            "clock": self.clock,
-            "step_ns": self.step_ns,
-            "plans": {name: vars(plan) for name, plan in self.plans.items()},
-            "parts": self.parts,
-            "rounds": len(self.rounds),
-            "turns": self.turns,
-            "stopped": stopped,
-            "opening_s": self.opening_s,
-            "seconds_used": time.monotonic() - self.begun,
-        }
+            "clock": self.clock, "step_ns": self.step_ns, "parts": self.parts, "turns": self.turns, "stopped": stopped,
+            "plans": {name: vars(plan) for name, plan in self.plans.items()}, "rounds": len(self.rounds),
+            "opening_s": self.opening_s, "seconds_used": time.monotonic() - self.begun,
+        }  # fmt: skip
         return facts, arrays
 
     def _alone(self) -> bool:
         """Whether the calling thread does all of the work, so that its CPU time can decide."""
-        if (
-            self.part.get("wall")
-            or self.part["threads"] != 1
-            or time.get_clock_info("thread_time").resolution > COARSEST_S
-        ):
+        coarse = time.get_clock_info("thread_time").resolution > COARSEST_S
+        if coarse or self.part.get("wall") or self.part["threads"] != 1:
             return False
         return all(runs_here(call) for call in self.calls.values())
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .device import text_of
+
 SYSROOT = "RETORT_EDGE_SYSROOT"
 """Environment variable: a recorded tree with ``proc``, ``sys`` and ``firmware`` instead of the machine's own."""
 EVERY_S = 0.5
@@ -95,7 +97,7 @@ class Sensors:
             passive = [
                 value / 1000
                 for kind in zone.parent.glob("trip_point_*_type")
-                if _text(kind) in ("passive", "hot", "critical")
+                if text_of(kind) in ("passive", "hot", "critical")
                 and (value := _number(kind.with_name(kind.name.replace("_type", "_temp"))) or 0) > 0  # 0: not in use
             ]
             trips.update({_zone(zone): min(passive)} if passive else {})
@@ -113,7 +115,7 @@ class Sensors:
     def _said(self, every_s: float, *command: str) -> str:
         """What a program answers, or in a recorded tree a file; empty where there is none."""
         if self.root != Path("/"):
-            return _text(self.root / "firmware" / command[-1].partition("=")[0].strip("-"))
+            return text_of(self.root / "firmware" / command[-1].partition("=")[0].strip("-"))
         at, said = self._answers.get(command, (-every_s, ""))
         if time.monotonic() - at >= every_s:
             at = time.monotonic()
@@ -176,7 +178,7 @@ class Recorder:
 def _rails(root: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
     """Power rails of hwmon drivers: each with its power, or its voltage and current."""
     for chip in sorted(root.glob("sys/class/hwmon/hwmon*")):
-        name = _text(chip / "name")
+        name = text_of(chip / "name")
         for power in sorted([*chip.glob("power[0-9]*_average"), *chip.glob("power[0-9]*_input")]):
             yield f"{name}:{_label(power, 'power')}", (power,)
         for current in sorted(chip.glob("curr[1-3]_input")):  # the 4th of an INA3221 is their sum
@@ -187,7 +189,7 @@ def _rails(root: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
 
 def _label(path: Path, kind: str) -> str:
     number = path.name[len(kind) :].split("_")[0]
-    return _text(path.with_name(f"{kind}{number}_label")) or number
+    return text_of(path.with_name(f"{kind}{number}_label")) or number
 
 
 def _watts(parts: tuple[Path, ...]) -> float | None:
@@ -199,23 +201,19 @@ def _watts(parts: tuple[Path, ...]) -> float | None:
 
 
 def _of(pattern: str, paths: list[Path], beside: str) -> list[Path]:
-    return [path for path in paths if re.search(pattern, _text(path.with_name(beside)))]
+    return [path for path in paths if re.search(pattern, text_of(path.with_name(beside)))]
 
 
 def _zone(path: Path) -> str:
-    kind = _text(path.with_name("type")) or _text(path.with_name("name")) or "zone"
+    kind = text_of(path.with_name("type")) or text_of(path.with_name("name")) or "zone"
     return f"{kind} ({re.sub('[^0-9]', '', path.parent.name)})"
 
 
 def _domain(path: Path) -> str:
-    return f"{_text(path.with_name('name')) or 'energy'} ({path.parent.name})"
+    return f"{text_of(path.with_name('name')) or 'energy'} ({path.parent.name})"
 
 
-def _counter(path: Path) -> str:
-    return "/".join(path.parts[-3:])
-
-
-def _numbers(paths: list[Path], name: Callable[[Path], str] = _counter) -> dict[str, int]:
+def _numbers(paths: list[Path], name: Callable[[Path], str] = lambda path: "/".join(path.parts[-3:])) -> dict[str, int]:
     return {name(path): value for path in paths if (value := _number(path)) is not None}
 
 
@@ -225,13 +223,13 @@ def _thousandths(paths: list[Path], name: Callable[[Path], str]) -> dict[str, fl
 
 def _pressure_us(root: Path) -> int | None:
     """Microseconds since the start in which some task waited for a CPU."""
-    _, _, total = _text(root / "proc/pressure/cpu").partition("\n")[0].rpartition("total=")
+    _, _, total = text_of(root / "proc/pressure/cpu").partition("\n")[0].rpartition("total=")
     return int(total) if total.isdigit() else None
 
 
 def _ticks(root: Path) -> list[int] | None:
     """Clock ticks of all processors since the start: all, idle (also waiting for a disk), and stolen."""
-    words = _text(root / "proc/stat").partition("\n")[0].split()[1:9]
+    words = text_of(root / "proc/stat").partition("\n")[0].split()[1:9]
     if len(words) < 8 or not all(word.isdigit() for word in words):
         return None
     ticks = [int(word) for word in words]
@@ -250,10 +248,3 @@ def _number(path: Path) -> int | None:
         return int(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip().strip("\0")
-    except OSError:
-        return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -126,18 +126,15 @@ def _time(call: Call, calls: int, clock: Clock) -> int:
 def clock_step(clock: Clock) -> int:
     """The smallest observed step of the clock, in its units."""
     readings = [clock() for _ in range(200)]
-    return min((after - before for before, after in _pairs(readings) if after > before), default=1)
+    return min((after - before for before, after in zip(readings, readings[1:]) if after > before), default=1)
 
 
-def _pairs(values: list[int]) -> Iterator[tuple[int, int]]:
-    return zip(values, values[1:])
-
-
-def switch_counter(who: str) -> Clock:
+def switch_counter(who: str, counter: str = "ru_nivcsw") -> Clock:
     """A counter of involuntary context switches of the thread or process; always 0 if the system has none.
 
     Args:
         who: ``RUSAGE_THREAD`` or ``RUSAGE_SELF``.
+        counter: another counter, such as ``ru_nvcsw`` for voluntary ones.
     """
     try:
         resource: Any = importlib.import_module("resource")
@@ -145,7 +142,7 @@ def switch_counter(who: str) -> Clock:
     except (ImportError, AttributeError):
         return lambda: 0
     read = resource.getrusage
-    return lambda: int(read(kind).ru_nivcsw)
+    return lambda: int(getattr(read(kind), counter))
 
 
 def runs_here(call: Call) -> bool:
@@ -160,20 +157,12 @@ def runs_here(call: Call) -> bool:
 
 
 def _here(call: Call) -> bool:
-    waits, passed, own, process = _waits(), time.perf_counter_ns(), time.thread_time_ns(), time.process_time_ns()
+    waiting = switch_counter("RUSAGE_THREAD", "ru_nvcsw")
+    waits, passed, own, process = waiting(), time.perf_counter_ns(), time.thread_time_ns(), time.process_time_ns()
     call()
     process, own = time.process_time_ns() - process, time.thread_time_ns() - own
-    passed, waits = time.perf_counter_ns() - passed, _waits() - waits
+    passed, waits = time.perf_counter_ns() - passed, waiting() - waits
     others = process - own
     if others > OTHERS_SHARE * max(own, 1) and others > 100_000:
         return False
     return not (waits and passed > WAITING * own)
-
-
-def _waits() -> int:
-    """Number of voluntary context switches of this thread."""
-    try:
-        resource: Any = importlib.import_module("resource")
-        return int(resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw)
-    except (ImportError, AttributeError):
-        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from retort.benchmarks.edge import throttling
 from retort.benchmarks.edge.runner.device import clusters
+from retort.benchmarks.edge.runner.parts_in_turn import Run
 from retort.benchmarks.edge.runner.sensors import Recorder, Sensors
 
 PI5 = {
@@ -161,3 +163,41 @@ def test_big_and_little_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert clusters(tmp_path) == {"all": [0, 1, 2]}, "the best core of a kind is no kind of its own"
     tree(tmp_path, {"sys/devices/cpu_atom/cpus": "1-2,7\n"})
     assert clusters(tmp_path) == {"all": [0, 1, 2], "big": [0], "little": [1, 2]}
+
+
+def _program(path: Path, said: str, code: int = 0) -> None:
+    """A program that notes that it was asked, and answers."""
+    path.write_text(f"#!/bin/sh\necho \"$*\" >> {path}.asked\necho '{said}'\nexit {code}\n")
+    path.chmod(0o755)
+
+
+def test_programs_are_asked_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Firmware and driver are asked once in two seconds; the driver only if a model runs on a GPU."""
+    _program(tmp_path / "vcgencmd", "throttled=0x50000")
+    _program(tmp_path / "nvidia-smi", "P0, 71, 699.81, 1590, 0x0000000000000004")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    sensors = Sensors(Path("/"))
+    first = sensors.read()
+    assert first["firmware"] == 0x50000
+    assert "gpu" not in first
+    sensors.asks_gpu = True
+    assert [sensors.read()["gpu"] for _ in range(2)] == [["P0, 71, 699.81, 1590, 0x0000000000000004"]] * 2
+    assert (tmp_path / "nvidia-smi.asked").read_text().count("--query-gpu=") == 1
+    assert (tmp_path / "vcgencmd.asked").read_text().count("get_throttled") == 1
+
+
+def test_programs_that_fail_tell_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firmware that answers with an error, and a driver that is not there."""
+    _program(tmp_path / "vcgencmd", "VCHI initialization failed", code=255)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    sensors = Sensors(Path("/"))
+    sensors.asks_gpu = True
+    assert not {"firmware", "gpu"} & sensors.read().keys()
+
+
+@pytest.mark.parametrize(("runtime", "asks"), [("ort", False), ("openvino", False), ("cuda", True), ("tensorrt", True)])
+def test_the_driver_is_asked_for_models_on_a_gpu(runtime: str, asks: bool, tmp_path: Path) -> None:
+    """The manifest says where its models run."""
+    (tmp_path / "edge.json").write_text("{}")
+    manifest = {"candidates": [{"name": "a"}, {"name": "b", "runtime": runtime}], "policy": {"minutes": 1}}
+    assert Run(tmp_path, manifest, tmp_path).sensors.asks_gpu == asks
