@@ -132,7 +132,7 @@ def _measure(
     memory = {name: measure_memory(graph.main) for name, graph in measured}
     entries = [_entry(line, name, graphs, found, memory, options) for name in stages]
     untimed = _untimed(line, options)
-    notes = [f"Latency and memory were {untimed}."] if untimed else []
+    notes = [f"Latency was {untimed}."] if untimed else []
     return new_result(
         line.recipe.name,
         entries,
