@@ -32,7 +32,7 @@ def test_three_typos_are_all_named(tmp_path: Path) -> None:
         load_recipe(path)
     text = str(caught.value)
     assert "3 faults" in text
-    assert "target (line 3): 'cpuu' is not one of 'cpu' or 'tensorrt'; did you mean 'cpu'?" in text
+    assert "target (line 3): 'cpuu' is not one of 'cpu', 'arm' or 'tensorrt'; did you mean 'cpu'?" in text
     assert "stages.0.train.epoch (line 5): unknown key; did you mean 'epochs'?" in text
     assert "stages.1 (line 6): unknown stage 'quantise'; did you mean 'quantize'?" in text
     assert caught.value.exit_code == 2
