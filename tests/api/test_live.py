@@ -309,7 +309,7 @@ FAULTS: dict[str, tuple[Callable[[Program], Any], type[RetortError], str]] = {
     ),
     "no budget": (lambda p: face.prune(p, data=images()), UserError, "exactly one of macs"),
     "a wrong word": (lambda p: face.quantize(p, data=images(), method="max"), UserError, "did you mean 'minmax'"),
-    "a wrong target": (lambda p: face.quantize(p, data=images(), target="gpu"), UserError, "give cpu or arm or tensorrt"),
+    "a wrong target": (lambda p: face.quantize(p, data=images(), target="gpu"), UserError, "cpu or arm or tensorrt"),
     "no labels": (lambda p: face.train(p, epochs=1, data=images().tensors[0]), DataError, "needs labels"),
     "a wrong shape": (lambda p: p(torch.zeros(2, 1, 9, 9)), UserError, "size 9 on axis 2"),
     "a wrong name": (lambda p: p(picture=torch.zeros(2, 1, 8, 8)), UserError, "unknown picture"),
