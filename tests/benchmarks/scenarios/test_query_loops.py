@@ -158,3 +158,29 @@ def test_clients_end_at_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threading.active_count() == alive
     time.sleep(0.05)
     assert len(asked) == count > 0
+
+
+@pytest.mark.slow
+def test_a_real_stall_is_seen_by_the_server_and_not_by_a_stream() -> None:
+    """With a stall of 100 ms per second in real time, the open loop's tail has it, and that of a stream has not."""
+    turn, over = threading.Lock(), threading.Event()
+
+    def stalls() -> None:
+        while not over.wait(PERIOD_S - STALL_S):
+            with turn:
+                time.sleep(STALL_S)
+
+    def query() -> None:
+        with turn:
+            time.sleep(SERVICE_S)
+
+    thread = threading.Thread(target=stalls)
+    thread.start()
+    try:
+        opened, closed = server(endless(query), 150, 8.0, 48, 1), stream(endless(query), 8.0)
+    finally:
+        over.set()
+        thread.join()
+    tails_ms = [float(np.percentile(one.latencies_ns, 99)) / 1e6 for one in (opened, closed)]
+    assert tails_ms[0] > 0.6 * 1e3 * STALL_S
+    assert tails_ms[1] < tails_ms[0] / 2
