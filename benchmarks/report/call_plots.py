@@ -67,7 +67,9 @@ def sustained(result: Result) -> Plot | None:
     long = result.sustained
     if long is None or len(long.moments_s) < 2:
         return None
-    known = {name: (long.moments_s, times) for name, times in long.times_ms.items()}
+    order = {stage.stage: place for place, stage in enumerate(result.stages)}  # the colours are those of other figures
+    names = sorted(long.times_ms, key=lambda name: order.get(name, len(order)))
+    known = {name: (long.moments_s, long.times_ms[name]) for name in names}
     return _over_time(f"without a break at batch {long.batch}", known, long.sensors, MOST)
 
 

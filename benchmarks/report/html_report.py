@@ -55,6 +55,7 @@ def render(result: Result, title: str | None = None, faults: Sequence[str] = ())
         starts=starts_of(result),
         noun="stage" if result.details or result.gates else "model",
         has_parameters=any(stage.parameters is not None for stage in result.stages),
+        has_energy=any(stage.energy is not None for stage in result.stages),
         has_macs=any(stage.macs is not None for stage in result.stages),
         tiles=tiles(result),
         batches=_batches(result),
@@ -145,8 +146,17 @@ def _stage_cells(result: Result, stage: StageEntry) -> dict[str, Any]:
         "metric_range": formatting.metric_range(metric.name, metric) if metric else "",
         "drop": formatting.drop_value(metric.name, drop.value) if metric and drop else formatting.DASH,
         "drop_range": formatting.drop_range(metric.name, drop) if metric and drop else "",
+        "energy": _energy_cell(stage),
         "latency": [_latency_cell(stage.latency.get(batch)) for batch in _batches(result)],
     }
+
+
+def _energy_cell(stage: StageEntry) -> dict[str, str]:
+    if stage.energy is None:
+        return {"value": formatting.DASH, "note": ""}
+    used = stage.energy
+    ends = f"[{formatting.digits(used.low_mj)}, {formatting.digits(used.high_mj)}]"
+    return {"value": f"{formatting.digits(used.net_mj)} mJ", "note": f"{ends}, {used.source}"}
 
 
 def _latency_cell(entry: LatencyEntry | None) -> dict[str, str]:

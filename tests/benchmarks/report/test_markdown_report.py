@@ -8,6 +8,7 @@ import pytest
 from drawn_results import HOSTILE, drawn_result, hot_device
 
 from retort.__main__ import main
+from retort.benchmarks.report.html_report import render
 from retort.benchmarks.report.markdown_report import markdown
 from retort.benchmarks.report.verdict import verdict
 from retort.benchmarks.result import EnergyEntry, load_result, save_result
@@ -41,6 +42,9 @@ def test_a_device_has_its_starts_and_its_energy() -> None:
     used = EnergyEntry(net_mj=1.234, low_mj=1.2, high_mj=1.3, gross_mj=3, watts=5, idle_watts=3, source="VDD_IN",
                        turns=3, per_second=2)  # fmt: skip
     stages = tuple(stage.model_copy(update={"energy": used}) for stage in hot.stages)
+    shown = render(hot.model_copy(update={"stages": stages}))
+    assert "energy per sample, net</th>" in shown
+    assert "1.23 mJ<small>[1.20, 1.30], VDD_IN</small>" in shown
     page = markdown(hot.model_copy(update={"stages": stages}))
     assert page.splitlines()[2].startswith("**THROTTLED, so no decision")
     assert "| mJ per sample |" in page
