@@ -167,7 +167,8 @@ def session_floor(openings: int) -> float:
     """Smallest half width of a ratio's interval if every session was opened so many times during the measurement.
 
     The differences between sessions are then a part of the differences between rounds, which the bootstrap sees. One
-    of 150 comparisons of a file with itself, of 1.2 seconds each, raised a false alarm (docs/benchmarks/ab_simulation.md).
+    of 150 comparisons of a file with itself, of 1.2 seconds each, raised a false alarm
+    (docs/benchmarks/ab_simulation.md).
     """
     return max(LEAST, min(FLOOR, 2 * FLOOR / math.sqrt(max(openings, 1))))
 
