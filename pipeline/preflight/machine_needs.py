@@ -133,8 +133,9 @@ def _timing_faults(subject: Subject) -> Iterator[Fault]:
         if gate.speedup is not None and not elsewhere:
             remedy = "give `bench` the device as `timer: edge:HOST`, or remove the gate and use `retort edge run`"
             yield Fault(f"gates.{index}.speedup", f"this gate {what}", remedy)
-    if recipe.prefer == "fastest" and "quantize" in subject.made:
-        remedy = "set `prefer: asked`, and compare the exported files on the device with `retort edge run`"
+    quantized = subject.options("quantize")
+    if recipe.prefer == "fastest" and quantized is not None and getattr(quantized, "timer", None) is None:
+        remedy = "give `quantize` the device as `timer: edge:HOST`, or set `prefer: asked` and use `retort edge run`"
         yield Fault("prefer", f"`fastest` {what}", remedy)
 
 

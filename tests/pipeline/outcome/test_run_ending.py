@@ -17,7 +17,7 @@ from retort.core.errors import GateError, UserError, VerificationError
 from retort.core.options.recipe import load_recipe
 from retort.pipeline import measure, run
 from retort.pipeline.line import Line
-from retort.pipeline.outcome import missed_gate, run_results, run_summary
+from retort.pipeline.outcome import missed_gate, run_summary
 from retort.pipeline.outcome.doubts import doubts
 from retort.pipeline.outcome.recommendation import change_words, recommended
 from retort.pipeline.outcome.stage_evidence import evidence
@@ -183,9 +183,9 @@ def test_words_of_a_result_are_never_old(tmp_path: Path, monkeypatch: pytest.Mon
 
     def _noted(*given: Any) -> Any:
         timings.append("timed")
-        return measure.compare(*given)
+        return measure.compared_on(*given)
 
-    monkeypatch.setattr(run_results, "compare", _noted)
+    monkeypatch.setattr("retort.pipeline.outcome.run_results.compared_on", _noted)
     recipe.write_text(f"# a remark of today\n{text}")
     second = run.run(recipe, tmp_path / "runs")
     assert not timings

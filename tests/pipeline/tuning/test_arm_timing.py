@@ -92,13 +92,13 @@ def test_an_arm_processor_times_the_files_for_arm(
     files: list[Path] = []
     file_of = timed_files.file_of
 
-    def _noted(*given: Any) -> Path:
-        files.append(file_of(*given))
+    def _noted(*given: Any, **named: Any) -> Path:
+        files.append(file_of(*given, **named))
         types = {item.data_type for item in onnx.load(files[-1], load_external_data=False).graph.initializer}
         assert onnx.TensorProto.UINT8 not in types
         return files[-1]
 
-    monkeypatch.setattr(timed_files, "file_of", _noted)
+    monkeypatch.setattr("retort.pipeline.tuning.int8_speed.file_of", _noted)
     made = stages.quantize(ROUGH, parent, Place(tmp_path / "int8", "k"), context)
     assert set(int8_speed.speed_of(ROUGH, parent, made, context)) == {"1", "32"}
     assert len(files) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from retort.core.facts.measurement_facts import PlacementFacts
 from retort.core.metrics.ratio import Ratio
 from retort.core.options.stage_options import QatOptions, QuantizeOptions
 from retort.core.signature import Signature
-from retort.core.tensors import Feeds
 from retort.pipeline import run, stages
 from retort.pipeline.tuning import int8_speed, mixed_precision
 
@@ -258,11 +257,19 @@ def test_a_doubled_clock_shows_the_three_verdicts(
 
     signature, took = _signature_of(parent), _turns(1e6, 1e6 * share)
 
-    def opener(_: Artifact, folder: Path, samples: Feeds | None = None) -> Callable[[], Timed]:
-        nanoseconds = next(took)
-        return lambda: Timed(nanoseconds, signature)
+    files: dict[Path, float] = {}
 
-    monkeypatch.setattr(int8_speed, "opener", opener)
+    def written(*_: object, **__: object) -> Path:
+        path = Path(str(len(files)))
+        files[path] = next(took)
+        return path
+
+    def opened(path: Path) -> Timed:
+        return Timed(files[path], signature)
+
+    monkeypatch.setattr("retort.pipeline.tuning.int8_speed.file_of", written)
+    monkeypatch.setattr("retort.pipeline.tuning.int8_speed.opened", opened)
+    monkeypatch.setattr("retort.pipeline.tuning.timed_files.opened", opened)
     monkeypatch.setattr(Bench, "clocks", lambda *_: single(clock))
     found = int8_speed._compared(ROUGH, parent, parent, context)
     assert {ratio.verdict for ratio in found.values()} == {verdict}
@@ -358,10 +365,10 @@ def test_what_cannot_be_timed_is_made_all_the_same(
     (tmp_path / "own_net.py").write_text(NET)
     assert call(["capture", "own_net:tiny", "--data", "digits", "--out", "net"]) == 0
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise MachineError("no session here", "use another machine")
 
-    monkeypatch.setattr(int8_speed, "opener", refuse)
+    monkeypatch.setattr("retort.pipeline.tuning.int8_speed.file_of", refuse)
     given = ["quantize", "net", "--data", "digits", "--correction", "none", "--method", "minmax", "--out", "int8"]
     assert call(given) == 0
     told = " ".join(capsys.readouterr().err.split())
