@@ -23,6 +23,8 @@ MORE = {
     "predict": ["--input", "x.npy"],
     "explain": ["--input", "x.npy"],
     "bench": ["--data", "data.npz"],
+    **{f"bench {name}": ["--data", "data.npz"] for name in ("load", "sweep", "sustain")},
+    "bench gate": ["--data", "data.npz", "--baseline", "baseline.json"],
     "doctor": ["--data", "data.npz"],
     "sign": ["--key", "signing.key"],
     "deploy": ["--host", "models.example", "--certificate", "tls.pem", "--key", "tls.key"],
@@ -39,14 +41,15 @@ def reads_models() -> list[str]:
     found = []
     app = _app()
     group = next(group.typer_instance for group in app.registered_groups if group.name == "bench")
-    for command in [*app.registered_commands, *group.registered_commands]:
+    inside = {f"bench {one.name}".removesuffix(" run"): one for one in group.registered_commands}
+    for name, command in {**{one.name: one for one in app.registered_commands}, **inside}.items():
         for parameter in inspect.signature(command.callback, eval_str=True).parameters.values():
             argument = next(
                 (m for m in getattr(parameter.annotation, "__metadata__", ()) if "Arg" in type(m).__name__), None
             )
             words = ("artifact folder", "model file", ".mar", ".onnx", ".pt2")
             if argument is not None and any(word in argument.help.lower() for word in words):
-                found.append("bench" if command.name == "run" else str(command.name))
+                found.append(name)
     return found
 
 
@@ -56,6 +59,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(0)
     make_pair(tmp_path, "signing")
+    shutil.copyfile(KEPT / "result.json", "baseline.json")
     np.save("x.npy", draw.normal(size=(2, 1, 8, 8)).astype(np.float32))
     splits = {name: draw.normal(size=(8, 1, 8, 8)).astype(np.float32) for name in ("x_train", "x_validation", "x_test")}
     np.savez("data.npz", allow_pickle=False, **splits)
@@ -106,10 +110,10 @@ def test_a_damaged_main_file_is_noticed(
     damage(main_file)
     for command in reads_models():
         if command != "capture":
-            assert_refused(capsys, command, kind, *MORE.get(command, []))
+            assert_refused(capsys, *command.split(), kind, *MORE.get(command, []))
         if command != "capture" or kind in ("program", "graph"):
             more = ["--data", "data.npz"] if command == "capture" else MORE.get(command, [])
-            assert_refused(capsys, command, str(main_file.relative_to(Path.cwd())), *more)
+            assert_refused(capsys, *command.split(), str(main_file.relative_to(Path.cwd())), *more)
 
 
 @pytest.mark.torch
@@ -120,7 +124,7 @@ def test_a_damaged_manifest_is_noticed(kind: str, folders: dict[str, Path], caps
     manifest.write_bytes(b"{")
     for command in reads_models():
         if command != "capture":
-            assert_refused(capsys, command, kind, *MORE.get(command, []))
+            assert_refused(capsys, *command.split(), kind, *MORE.get(command, []))
     for content in (b"", b"[]", b'{"kind": "graph"}', b'{"kind": "odd", "files": {}}', b"\xff\xfe"):
         manifest.write_bytes(content)
         assert_refused(capsys, "show", kind)
@@ -139,7 +143,7 @@ def test_other_files_of_the_folder_count(
     _flip(file)
     for command in reads_models():
         if command != "capture":
-            assert_refused(capsys, command, kind, *MORE.get(command, []))
+            assert_refused(capsys, *command.split(), kind, *MORE.get(command, []))
     if file.suffix == ".onnx":
         assert_refused(capsys, "predict", f"{kind}/{name}", "--input", "x.npy")
     file.unlink()
