@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...core.counts import counted
+from ...core.cpu_targets import ARM_MACHINES
 from ...core.errors import DataError, RetortError
 from ...core.metrics.classification import class_labels
 from ...core.metrics.mcnemar import McNemar, mcnemar
@@ -77,7 +78,8 @@ def _right(pulled: Pulled, ours: Array, theirs: Array) -> McNemar | None:
 
 def _outputs_here(pulled: Pulled, candidate: Mapping[str, Any], rows: int) -> dict[str, Array]:
     """The outputs of the first rows on this machine, one row per sample."""
-    session = open_session(pulled.bundle / str(candidate["file"]), SessionOptions(threads=0))
+    signed = str(pulled.device.get("machine", "")).lower() in ARM_MACHINES  # where ONNX Runtime takes INT8 as it is
+    session = open_session(pulled.bundle / str(candidate["file"]), SessionOptions(threads=0, signed=signed))
     data, axes, size = pulled.described["data"], candidate["batch_axis"], int(candidate["fixed_batch"]) or 16
     inputs = {name: np.load(pulled.bundle / file, mmap_mode="r") for name, file in data["inputs"].items()}
     made: dict[str, list[Array]] = {}

@@ -26,8 +26,10 @@ OTHERS = {
     "--no-", "--model-repository", "--disable-auto-complete-config", "--http-port", "--uid", "--no-create-home",
     "--shell", "--no-cache-dir", "--interval", "--start-period", "--read-only", "--cap-drop", "--security-opt", "--rm",
     "--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "--now", "--config", "--rest",
+    "--platform", "--disable-pip-version-check", "--quiet", "--implementation", "--only-binary", "--dest", "--no-input",
+    "--export-json", "--profile-export-file", "--body-file", "--create-if-none", "--edit-last", "--python-version",
 }  # fmt: skip
-"""Options of pip, trtexec, docker, systemctl, other servers and the scripts of this repository."""
+"""Options of pip, gh, trtexec, docker, systemctl, other servers and the scripts of this repository."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-zA-Z0-9-]+")
 COMMAND = re.compile(r"(?:^|[`$&| ])\s*retort ([a-z]+)((?: [^`\n;|&]*)?)")
 OF_COMMAND = re.compile(r"(--[a-z][a-z-]+)`? of `([a-z]+)`")
@@ -53,6 +55,13 @@ def all_flags() -> frozenset[str]:
     """The flags of all commands and of `retort` itself."""
     own = {"--version", "--install-completion", "--show-completion"}
     return frozenset(own.union(*(flags_of(command) for command in callbacks())))
+
+
+def command_in(first: str, rest: str) -> str:
+    """The command of a line: of a group its own one, and that which may be left out; empty if there is none."""
+    words = rest.split()
+    named = [f"{first} {words[0]}"] if words else []
+    return next((name for name in (first, *named, f"{first} run") if name in callbacks()), "")
 
 
 def texts() -> Iterator[tuple[str, str]]:
@@ -88,7 +97,7 @@ def test_every_flag_that_is_mentioned_exists() -> None:
         f"{where}: {flag}"
         for where, text in texts()
         for flag in FLAG.findall(
-            re.sub(r"(?:pip|git|docker|cmake|python|make|trtexec|helm|kubectl)[ -][^`\n]*", "", text)
+            re.sub(r"(?<![\w-])(?:pip|git|docker|cmake|python|make|trtexec|helm|kubectl)[ -][^`\n]*", "", text)
         )
         if flag not in known
     }
@@ -99,8 +108,8 @@ def test_flags_belong_to_the_command_they_stand_behind() -> None:
     """`retort COMMAND … --flag` is written only where that command has the flag."""
     wrong = set()
     for where, text in texts():
-        for command, rest in COMMAND.findall(text.replace("\\\n", " ")):
-            if command in callbacks():
+        for first, rest in COMMAND.findall(text.replace("\\\n", " ")):
+            if command := command_in(first, rest):
                 wrong |= {f"{where}: {command} {flag}" for flag in FLAG.findall(rest) if flag not in flags_of(command)}
         for flag, command in OF_COMMAND.findall(text):
             if command in callbacks() and flag not in flags_of(command):
