@@ -12,8 +12,9 @@ SERVERS := $(VENV)/other-servers
 # Those that the benchmark `peers` asks.
 PEERS := mosec litserve fastapi bentoml mlserver ray torchserve
 JOBS ?= 2
-# One file's tests stay together: they share fixtures that take long to make.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 1
+# One file's tests stay together: they share fixtures that take long to make. After a crash no new worker is started,
+# because pytest-xdist 3.8 then waits forever at the end (loadfile); the other worker does the rest.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0
 # A test that hangs where Python hears no signal ends its worker, and says where each thread was.
 HANGS := -o faulthandler_exit_on_timeout=true -o faulthandler_timeout
 
