@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import gc
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 _begun: set[Path] = set()
@@ -20,3 +26,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> None:
         _begun.add(item.path)
         gc.collect()
         gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say how a worker of pytest-xdist ended that crashed: by which signal, and how much memory was left."""
+    if error:
+        with suppress(AttributeError, subprocess.TimeoutExpired):  # execnet keeps the process in a private place
+            code = node.gateway._io.popen.wait(10)
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            free = psutil.virtual_memory().available >> 20
+            sys.stderr.write(f"\n{node.gateway.id} ended by {how}; {free} MB of memory are available\n")
