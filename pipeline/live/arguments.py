@@ -132,6 +132,7 @@ class QuantizeArguments(TypedDict, total=False):
     smooth: bool
     last_layer: Literal["auto", "int8", "float"]
     timed: bool
+    timer: str | None
     timed_batches: Sequence[int]
     float_layers: Mapping[str, str]
     sensitivity: bool
@@ -223,6 +224,8 @@ class CompareArguments(TypedDict, total=False):
     blocks: int
     block_ms: float
     budget_s: float
+    precision: float
+    timer: str | None
     confidence: float
     seed: int
     provider: Provider

@@ -31,7 +31,8 @@ def imported(runtime: str) -> Any:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return import_module("openvino" if runtime == "openvino" else "onnxruntime")
+    names = {"openvino": "openvino"}
+    return import_module(names.get(runtime, "onnxruntime"))
 
 
 class Model:
