@@ -229,7 +229,7 @@ def _policy(options: EdgeOptions) -> dict[str, Any]:
     asked = options.model_dump(mode="json", exclude={"wheels", "wheels_python", "wheels_glibc"})
     asked["batches"] = asked.pop("batch_sizes")
     needed = rounds_needed(options.confidence)
-    return {**asked, "needed": needed, "cold_file_starts": min(options.cold_file_starts, options.starts)}
+    return {**asked, "needed": needed, "cold_file_starts": min(options.cold_file_starts, options.starts // 2)}
 
 
 def _needed_bytes(folder: Path, candidates: Sequence[Mapping[str, Any]]) -> int:

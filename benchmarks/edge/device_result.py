@@ -54,8 +54,8 @@ def results_of(
             groups.setdefault(key, {})[int(part.said["batch"])] = comparison_of(pulled, part, confidence, seed)
     accuracy = _accuracies(pulled, metric, confidence)
     if not groups and not accuracy:
-        told = "; ".join(f"{part.name}: {part.error}" for part in pulled.parts.values() if part.error)
-        raise ArtifactError(f"nothing was measured: {told or pulled.why or 'no part was finished'}", "run it again")
+        told = "; ".join(_notes(pulled)) or pulled.why or "no part was finished"
+        raise ArtifactError(f"nothing was measured: {told}", "ask for something that the device has, and run it again")
     device = device_name(pulled.device, where)
     timed = (groups or {("all", 0): {}}).items()
     made = [_result(pulled, device, key, latency, accuracy) for key, latency in timed]

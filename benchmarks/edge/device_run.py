@@ -184,9 +184,8 @@ def start(device: Device) -> None:
     here, program = shlex.quote(device.folder), f"{device.interpreter} -m {PROGRAM}"
     checked = f"cd {here} && {program} --check >/dev/null"
     device.run(checked, timeout_s=600)
-    device.run(
-        f"cd {here} && mkdir -p out && rm -f out/status.json && (nohup setsid {program} >out/run.log 2>&1 </dev/null &)"
-    )
+    fresh = f"cd {here} && mkdir -p out && rm -f out/status.json out/{RESULT}"
+    device.run(f"{fresh} && (nohup setsid {program} >out/run.log 2>&1 </dev/null &)")
 
 
 def status(device: Device) -> dict[str, Any]:
@@ -288,7 +287,13 @@ def clean(device: Device) -> None:
     here = shlex.quote(device.folder)
     if device.run(f"test -f {here}/{MARKER} && echo ours || true").strip() != b"ours":
         raise UserError(f"{device.folder} on {device.host} is no folder of ours, so it stays", "delete it by hand")
-    if status(device)["state"] == "running":
+    try:
+        measures = status(device)["state"] == "running"
+    except LinkLost:
+        raise
+    except MachineError:  # without its Python nothing can run there
+        measures = False
+    if measures:
         raise MachineError(f"{device.host} measures in {device.folder} now", "end it with `retort edge stop`")
     device.run(f"cd {here} && rm -rf {' '.join(OURS)} && cd .. && (rmdir {here} 2>/dev/null || true)")
     leave(device)

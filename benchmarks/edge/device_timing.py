@@ -120,6 +120,7 @@ def compare_on_device(
         MachineError: it cannot measure.
     """
     device = device_named(options.timer or "")
+    description_of(device)
     first = reference or next(iter(files))
     ordered = {name: TimedFile(files[name], samples) for name in (first, *(name for name in files if name != first))}
     found = {}
@@ -167,7 +168,8 @@ def time_on_device(
 def _once(device: Device, files: Mapping[str, TimedFile], options: EdgeOptions, console: Console) -> TimedThere:
     with tempfile.TemporaryDirectory() as name:
         bundle = write_timing_bundle(Path(name) / "bundle", files, options)
-        here = replace(device, folder=f"{device.folder}/timer-{uuid.uuid4().hex[:8]}").absolute()
+        base = device.absolute()
+        here = replace(base, folder=f"{base.folder}/timer-{uuid.uuid4().hex[:8]}").absolute()
         try:
             device_run.push(here, bundle, SILENT)
             device_run.start(here)
@@ -178,8 +180,11 @@ def _once(device: Device, files: Mapping[str, TimedFile], options: EdgeOptions, 
         except BaseException:
             _quietly(lambda: device_run.stop(here))
             _quietly(lambda: device_run.clean(here))
+            _quietly(lambda: device_run.leave(base))
             raise
         device_run.clean(here)
+        if base.made:
+            device_run.leave(base)
         pulled = read_results(bundle, out)
         (part,) = pulled.of_kind("latency")
         if part.error:

@@ -134,6 +134,14 @@ def misfits(wheels: Mapping[str, Any], answers: Mapping[str, Any]) -> list[str]:
         told.append(f"for {wheels['machine']}, and the device is {machine}")
     if python != wheels["python"]:
         told.append(f"for Python {wheels['python']}, and the device has {python}")
+    if str(answers.get("bits", "64bit")) == "32bit":
+        told.append("for 64 bits, and the device's Python has 32")
+    name, _, version = str(answers.get("libc", "")).partition(" ")
+    minor = version.partition(".")[2]
+    if name != "glibc" or (minor.isdigit() and int(minor) < int(wheels.get("glibc", 0))):
+        told.append(
+            f"for glibc 2.{wheels.get('glibc')}, and the device has {answers.get('libc') or 'another C library'}"
+        )
     if not told:
         return []
     remedy = f"write the bundle with --wheels {machine} --wheels-python {python}"

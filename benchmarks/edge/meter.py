@@ -24,12 +24,14 @@ from .pulled_results import Pulled
 
 CLOCKS_APART_S = 300.0
 """Largest difference of the clocks of a meter and a device that is looked for."""
+LONGEST_S = 6 * 3600.0
+"""Longest recording in which a run is looked for."""
 SURE = 0.6
 """Correlation of power and rhythm below which a meter measured something else."""
 CLEAR = 0.03
 """How much better the best time has to be than any that is more than two seconds away."""
 _STEP_S, _NEAR_S, _COARSE_S = 0.05, 2.0, 0.1
-_TIMES = ("time", "timestamp", "unix", "date", "datetime", "seconds", "elapsed", "t", "t_s", "time_s")
+_TIMES = ("time", "timestamp", "unix", "date", "datetime", "seconds", "elapsed", "t", "t_s", "time_s", "time_ms", "ms")
 _WATTS = {"w": 1.0, "watt": 1.0, "watts": 1.0, "power": 1.0, "power_w": 1.0, "mw": 1e-3, "power_mw": 1e-3}
 _VOLTS = {"v": 1.0, "volt": 1.0, "volts": 1.0, "voltage": 1.0, "voltage_v": 1.0, "mv": 1e-3, "voltage_mv": 1e-3}
 _AMPERES = {"a": 1.0, "amp": 1.0, "amps": 1.0, "current": 1.0, "current_a": 1.0, "ma": 1e-3, "current_ma": 1e-3}
@@ -93,7 +95,10 @@ def _columns(path: Path) -> tuple[Floats, Floats]:
         raise DataError(f"{path} cannot be read: {error}", "give a CSV file in UTF-8") from error
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    try:
+        rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV file: {error}", "give the CSV file that the meter wrote") from error
     names = [_plain(name) for name in rows[0]] if rows else []
     when = next((at for at, name in enumerate(names) if name in _TIMES), None)
     power = _found(names, _WATTS)
@@ -103,13 +108,16 @@ def _columns(path: Path) -> tuple[Floats, Floats]:
             f"{path} has the columns {', '.join(rows[0]) if rows else 'none'}",
             "name a column time, and one power_W or power_mW, or two voltage_V and current_A",
         )
+    step = 1e-3 if names[when].endswith("ms") else 1.0
     made = []
     for number, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
         try:
             values = [_number(row[at], delimiter) * factor for at, factor in filter(None, (power, volts, amperes))]
-            made.append((_seconds(row[when], delimiter), values[0] if power is not None else values[0] * values[1]))
+            made.append(
+                (_seconds(row[when], delimiter) * step, values[0] if power is not None else values[0] * values[1])
+            )
         except (ValueError, IndexError) as error:
             if number == len(rows):  # a meter that is stopped may leave half a line
                 continue
@@ -166,6 +174,12 @@ def _aligned(
         lowest, highest = begun - float(times[0]) - (ended - begun), ended - float(times[-1]) + (ended - begun)
     else:
         lowest, highest = guess - CLOCKS_APART_S, guess + CLOCKS_APART_S
+    if float(times[-1] - times[0]) > LONGEST_S:
+        hours = float(times[-1] - times[0]) / 3600
+        raise DataError(
+            f"{path} lasts {hours:.0f} hours, and the run {(ended - begun) / 60:.0f} minutes",
+            "cut it to the time of the run; name times in milliseconds time_ms",
+        )
     times, watts = _coarse(times, watts)
     tried = np.arange(min(lowest, highest), max(lowest, highest) + _STEP_S, _STEP_S)
     scores = np.array([_score(times + offset, watts, spans) for offset in tried])

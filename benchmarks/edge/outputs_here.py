@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +29,8 @@ class BesideHere:
 
     Attributes:
         samples: number of compared samples.
-        largest: largest difference, as a share of the range of the outputs here.
-        decisions: number of samples whose class differs; None if the outputs are no scores.
+        largest: largest difference of any output, as a share of its range here; infinite for what is no number.
+        decisions: number of samples whose class in the first output differs; None if the outputs are no scores.
         first: number of the first sample with a difference of more than :data:`EQUAL` or another class; None without.
         right: the samples that are right only here (lost) and only on the device (gained); None without classes.
     """
@@ -51,16 +52,31 @@ def beside_here(pulled: Pulled, name: str) -> BesideHere | None:
     if part is None:
         return None
     (candidate,) = (one for one in pulled.described["candidates"] if one["name"] == name)
-    output, theirs = next(iter(outputs_of(part).items()))
-    ours = _outputs_here(pulled, candidate, len(theirs))[output]
-    scale = float(np.ptp(ours)) or 1.0
-    apart = np.abs(theirs.astype(np.float64) - ours).reshape(len(ours), -1).max(axis=1) / scale
+    there = outputs_of(part)
+    here = _outputs_here(pulled, candidate, len(next(iter(there.values()))))
+    apart = np.max([_apart(here[output], values) for output, values in there.items()], axis=0)
+    ours, theirs = (next(iter(found.values())) for found in ({name: here[name] for name in there}, there))
     other = theirs.argmax(-1) != ours.argmax(-1) if ours.ndim == 2 and ours.shape[1] > 1 else None
     wrong = apart > EQUAL if other is None else (apart > EQUAL) | other
     first = int(np.argmax(wrong)) if wrong.any() else None
     decisions = None if other is None else int(other.sum())
     right = None if other is None else _right(pulled, ours, theirs)
-    return BesideHere(len(ours), float(apart.max()), decisions, first, right)
+    return BesideHere(len(ours), float(apart.max(initial=0.0)), decisions, first, right)
+
+
+def _apart(ours: Array, theirs: Array) -> Array:
+    """The largest difference of each sample, as a share of the range of our values, ``[N]``.
+
+    What is not a number on one side alone is infinitely far; at the same place on both sides it is equal.
+    """
+    left, right = ours.astype(np.float64), theirs.astype(np.float64)
+    known = left[np.isfinite(left)]
+    scale = float(np.ptp(known)) if known.size else 0.0
+    with np.errstate(invalid="ignore"):
+        equal = (left == right) | (np.isnan(left) & np.isnan(right))
+        apart = np.where(equal, 0.0, np.abs(right - left)) / (scale or 1.0)
+    largest: Array = np.nan_to_num(apart, nan=np.inf).reshape(len(ours), -1).max(axis=1, initial=0.0)
+    return largest
 
 
 def _right(pulled: Pulled, ours: Array, theirs: Array) -> McNemar | None:
@@ -107,7 +123,8 @@ def sentence(pulled: Pulled, name: str) -> str:
         return "–"
     if found.first is None:
         return f"as here, within {found.largest:.0e}" if found.largest else "as here, bit for bit"
-    told = f"differ by up to {found.largest:.1%}, first in sample {found.first}"
+    far = f" by up to {found.largest:.1%}" if math.isfinite(found.largest) else ", some are not numbers"
+    told = f"differ{far}, first in sample {found.first}"
     if found.decisions is None:
         return told
     told += f"; {counted(found.decisions, 'other class', 'other classes')} of {found.samples:,}"

@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,17 @@ class Device:
         )
         before, _, found = said.strip("\n").rpartition("\n")
         return Device(self.host, found, self.options, self.python, before.endswith("new"))
+
+    def found(self) -> Device:
+        """The same device with the whole path of the folder, which must be there.
+
+        Raises:
+            UserError: it is not.
+        """
+        said = self.run(f"if test -d {self.here}; then cd -- {self.here} && pwd; fi").decode("utf-8", "surrogateescape")
+        if not said.strip("\n"):
+            raise UserError(f"{self.host} has no folder {self.folder}", "nothing was sent there, or it was deleted")
+        return replace(self, folder=said.strip("\n"))
 
     def present(self, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Size and SHA-256 of those files that are there, also of unfinished ones, whose names end in ``.part``."""

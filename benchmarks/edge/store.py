@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,8 @@ class Row:
 
 COLUMNS = tuple(field.name for field in fields(Row))
 _NAMED = ", ".join(f'"{name}"' for name in COLUMNS)
+_FIRST = {*COLUMNS} - {"runtime", "energy_mj"}
+"""The columns that version 1 had."""
 _KEY = ("run", "model", "cores", "threads", "batch")
 _TABLE = f"CREATE TABLE IF NOT EXISTS measurements ({_NAMED}, UNIQUE ({', '.join(_KEY)}) ON CONFLICT IGNORE)"
 
@@ -173,14 +175,15 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror}", remedy_of(error.errno)) from error
-        with self._opened() as connection:
+        with self._opened(str(self.path)) as connection:
+            self._claim(connection)
             before = connection.total_changes
             values = [tuple(getattr(row, name) for name in COLUMNS) for row in rows]
             connection.executemany(f"INSERT INTO measurements ({_NAMED}) VALUES ({marks})", values)
             return connection.total_changes - before
 
     def rows(self) -> list[Row]:
-        """All rows in the order in which they came.
+        """All rows in the order in which they came; the file is not changed.
 
         Raises:
             MissingFileError: there is no store.
@@ -188,31 +191,58 @@ class Store:
         """
         if not self.path.is_file():
             raise MissingFileError(f"there is no {self.path}", "measure with `retort edge run`, which writes it")
-        with self._opened() as connection:
-            found = [Row(*one) for one in connection.execute(f"SELECT {_NAMED} FROM measurements")]
-        return [row if row.runtime is not None else replace(row, runtime="") for row in found]
+        with self._opened(f"{self.path.resolve().as_uri()}?mode=ro") as connection:
+            present = _present(connection)
+            if not present >= _FIRST:
+                raise self._foreign("it has no table of ours")
+            named = ", ".join(f'"{name}"' for name in COLUMNS if name in present)
+            found = [
+                dict(zip(named.replace('"', "").split(", "), one, strict=True))
+                for one in connection.execute(f"SELECT {named} FROM measurements")
+            ]
+        return [Row(**{**one, "runtime": one.get("runtime") or ""}) for one in found]
+
+    def _claim(self, connection: sqlite3.Connection) -> None:
+        """Make an empty file a store, and one of version 1 one of this version; others stay as they are.
+
+        Raises:
+            ArtifactError: it is a database of something else.
+        """
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        present = _present(connection)
+        if tables and not present >= _FIRST:
+            raise self._foreign("it has other tables")
+        connection.execute(_TABLE)
+        for name in (name for name in COLUMNS if present and name not in present):
+            connection.execute(f'ALTER TABLE measurements ADD COLUMN "{name}"')
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _foreign(self, why: str) -> ArtifactError:
+        remedy = "move it away; the next results make a new one"
+        return ArtifactError(f"{self.path} is no store of measurements: {why}", remedy)
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self, where: str) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
+            with (
+                closing(sqlite3.connect(where, timeout=30, uri=where.startswith("file:"))) as connection,
+                connection,
+            ):
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version > VERSION:
                     raise ArtifactError(
                         f"{self.path} has version {version}, and this Retort reads {VERSION}", "update Retort"
                     )
-                connection.execute(_TABLE)
-                present = {name for _, name, *_ in connection.execute("PRAGMA table_info(measurements)")}
-                for name in (name for name in COLUMNS if name not in present):  # of version 1
-                    connection.execute(f'ALTER TABLE measurements ADD COLUMN "{name}"')
-                connection.execute(f"PRAGMA user_version = {VERSION}")
                 yield connection
         except sqlite3.OperationalError as error:
             raise StorageError(f"{self.path} cannot be used: {error}", "check the folder and its rights") from error
         except sqlite3.DatabaseError as error:
-            raise ArtifactError(
-                f"{self.path} is no store of measurements: {error}", "move it away; the next results make a new one"
-            ) from error
+            raise self._foreign(str(error)) from error
+
+
+def _present(connection: sqlite3.Connection) -> set[str]:
+    """The columns of the table; none if there is no such table."""
+    return {str(name) for _, name, *_ in connection.execute("PRAGMA table_info(measurements)")}
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:

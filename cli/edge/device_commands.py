@@ -57,7 +57,7 @@ def status(
     """
     from ...benchmarks.edge import device_run
 
-    found = device_run.status(device_of_bundle(host, folder, ssh_option, python, loaded(bundle)))
+    found = device_run.status(device_of_bundle(host, folder, ssh_option, python, loaded(bundle), make=False))
     why = f": {found['why']}" if found.get("why") else ""
     part = f", now {found['part']}" if found.get("part") else ""
     done = f"{found['done']} of {counted(int(found['of']), 'part')}{part}" if "of" in found else "nothing has begun"
@@ -80,7 +80,7 @@ def stop(
     """
     from ...benchmarks.edge import device_run
 
-    ran = device_run.stop(device_of_bundle(host, folder, ssh_option, python, loaded(bundle)))
+    ran = device_run.stop(device_of_bundle(host, folder, ssh_option, python, loaded(bundle), make=False))
     console(json).result({"device": host, "ran": ran}, "it is ended" if ran else "nothing runs there")
 
 
@@ -134,7 +134,11 @@ def table(
     from ...benchmarks.edge.store import Store, newest
 
     found = Store(store).rows()
-    kept = [row for row in (found if all_ else newest(found)) if device in row.device and model in row.model]
+    kept = [
+        row
+        for row in (found if all_ else newest(found))
+        if device.lower() in row.device.lower() and model.lower() in row.model.lower()
+    ]
     empty = "–"
     columns: dict[str, list[str]] = {
         "device": [row.device for row in kept],
@@ -213,6 +217,6 @@ def clean(
     """
     from ...benchmarks.edge import device_run
 
-    device = device_of_bundle(host, folder, ssh_option, python, loaded(bundle))
+    device = device_of_bundle(host, folder, ssh_option, python, loaded(bundle), make=False)
     device_run.clean(device)
     console(json).result({"device": host, "folder": device.folder}, f"deleted {device.folder} on {host}")

@@ -76,17 +76,22 @@ def loaded(path: Path) -> Artifact:
 
 
 def device_of_bundle(
-    host: str, folder: str | None, ssh_option: list[str], python: str, bundle: Artifact | None
+    host: str, folder: str | None, ssh_option: list[str], python: str, bundle: Artifact | None, make: bool = True
 ) -> Device:
     """The device of a command line, with the whole path of its folder.
 
+    Args:
+        make: make the folder if it is not there; otherwise it must be there.
+
     Raises:
+        UserError: the folder is not there, and is not made.
         LinkLost: it cannot be reached.
     """
     from ...benchmarks.edge.ssh import device_of
 
     default = f"~/retort-edge/{bundle.key[:12]}" if bundle is not None else "~/retort-edge"
-    return device_of(host, folder or default, ssh_option, python).absolute()
+    device = device_of(host, folder or default, ssh_option, python)
+    return device.absolute() if make else device.found()
 
 
 def with_wheels(options: EdgeOptions, device: Device) -> EdgeOptions:
@@ -123,6 +128,9 @@ def write_pages(page: Path | None, files: Sequence[str], screen: Console) -> Non
     for number, file in enumerate(files if page is not None else (), 1):
         assert page is not None
         path = page if number == 1 else page.with_stem(f"{page.stem}-{number}")
+        if number > 1 and path.exists():  # the first was looked at before the run
+            screen.warn(f"{path} exists, and is kept: the page of {file} is not written")
+            continue
         claim_result(path, force=False)
         write_result(load_result(Path(file)), path)
         screen.say(f"wrote {path}")
@@ -144,6 +152,10 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
     packages = described.get("packages") or PACKAGES
     size = sum(entry.size_bytes for entry in made.manifest.files.values())
     found = device_run.look(device, size, needed, wheels, packages)
+    if found.faults and not device.made:  # a part of it may be there already, and it may be measuring
+        there = sum(bytes_there for bytes_there, _ in device.present(list(made.manifest.files)).values())
+        runs = device_run.status(device)["state"] == "running"
+        found = device_run.look(device, max(0, size - there), 0 if runs else needed, wheels, packages)
     if found.faults and device.made:
         device_run.leave(device)
     device_run.require_ready(device, found)

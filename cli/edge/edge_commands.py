@@ -88,6 +88,7 @@ def run(
     Example: `retort edge run pi@raspberrypi.local fp32.onnx int8.onnx --data digits`
     """
     from ...benchmarks.edge import device_run
+    from ...benchmarks.edge.device_wheels import AUTO
     from ...benchmarks.report.result_files import claim_result
 
     screen = console(json)
@@ -96,7 +97,8 @@ def run(
     made = _given_bundle(models, data, options)
     if made is None:
         options = options.model_copy(update={"energy": "on"}) if meter and options.energy == "auto" else options
-        options = with_wheels(options, device_of_bundle(host, folder, ssh_option, python, None))
+        if options.wheels == AUTO:
+            options = with_wheels(options, device_of_bundle(host, folder, ssh_option, python, None))
         made = _bundled(models, data, data_arg, options, None, False, screen)
     device = device_of_bundle(host, folder, ssh_option, python, made)
     home = _home(made, host, ssh_option, results)
@@ -151,6 +153,8 @@ def pull(
     claim_result(report, force=False)
     if bool(host) == bool(by_hand):
         raise UserError("give either a device or --by-hand", "retort edge pull BUNDLE pi@raspberrypi.local")
+    if by_hand is not None and results is not None:
+        raise UserError("--results is the folder for what a device sends, and --by-hand names one", "give one of them")
     if by_hand is None:
         device = device_of_bundle(host, folder, ssh_option, python, made)
         by_hand = device_run.pull(device, _home(made, host, ssh_option, results), screen)
@@ -250,10 +254,13 @@ def _shown(
         one = with_evidence(plain, pulled)
         print_table(one, screen)
         run = one.runs[0] if one.runs else None
-        path = out / (f"result-t{run.threads}-{one.id[:8]}.json" if run else "result-without-times.json")
+        cores = str(one.data["cores"])
+        path = out / (f"result-{cores}-t{run.threads}.json" if run else "result-without-times.json")
         write_result(one, path)
         written.append((path, one))
     key = sha256_file(out / "result.json")
+    if meter is not None and found:  # rows with the energy are others than those without
+        key = f"{key}-{sha256_file(meter)[:8]}"
     precisions = {one["name"]: str(one["precision"]) for one in pulled.described["candidates"]}
     try:
         for _, made_of in written:

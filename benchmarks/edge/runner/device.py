@@ -20,8 +20,8 @@ def described(root: Path = Path("/"), folder: Path = Path()) -> dict[str, Any]:
     """All facts of the device that belong to a measurement, as JSON-ready values.
 
     Args:
-        root: folder that contains ``proc`` and ``sys``.
-        folder: where the bundle lies, for the free space of its disk.
+        root: contains ``proc`` and ``sys``.
+        folder: where the bundle lies.
     """
     fields = _fields(root / "proc/cpuinfo")
     return {

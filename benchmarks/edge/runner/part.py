@@ -98,7 +98,8 @@ def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
     """This process from its start to a steady inference: seconds of each step, and its memory."""
     (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
     if part.get("drop_cache"):
-        _forget(folder / candidate["file"])
+        for path in (folder / candidate["file"]).parent.iterdir():
+            _forget(path)
     before = time.perf_counter()
     from .models import Model, Samples, imported
 

@@ -152,7 +152,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def _stuck(out: Path, why: str) -> int:
-    """Say that a file cannot be written, also on a full disk, where a file that is there can still be changed."""
+    """Say that a file cannot be written; on a full disk one that is there can still be changed."""
     sys.stderr.write(f"{why}\n")
     with contextlib.suppress(OSError, ValueError), (out / "status.json").open("r+", encoding="utf-8") as file:
         state = {**json.load(file), "state": "refused", "why": why}
@@ -172,6 +172,7 @@ class Run:
         self.sensors.asks_gpu = any(one.get("runtime") in ("cuda", "tensorrt") for one in manifest["candidates"])
         self.policy: dict[str, Any] = manifest["policy"]
         self.deadline = time.monotonic() + 60 * float(self.policy["minutes"])
+        self.run = time.time_ns()  # the monotonic clock of another run may have begun anew
         self.child: subprocess.Popen[bytes] | None = None
 
     def go(self) -> int:
@@ -189,6 +190,7 @@ class Run:
                     self._say("running", parts, name)
                     recorder.mark(name)
                     failed += self._do(name, parts[name])
+                    self._keep(recorder)
             except (Ended, KeyboardInterrupt) as error:
                 ended = str(error) or "it was told to end"
         self._keep(recorder)
@@ -266,8 +268,7 @@ class Run:
         return found if isinstance(found, dict) and found.get("manifest") == self.key else {}
 
     def _keep(self, recorder: Recorder) -> None:
-        run = time.time_ns()  # the monotonic clock of another run may have begun anew
-        lines = [json.dumps({**one, "run": run}) for one in (*recorder.readings, *recorder.marks)]
+        lines = [json.dumps({**one, "run": self.run}) for one in recorder.taken()]
         with (self.out / "sensors.jsonl").open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
 

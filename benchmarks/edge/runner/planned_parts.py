@@ -16,9 +16,8 @@ def planned_parts(
     """Every part by name, in order: starts, timings, accuracy, energy, and the timing without a break.
 
     Args:
-        clusters: processors by kind: ``all``, and ``big`` and ``little`` where the device has both.
+        clusters: processors by kind.
         key: SHA-256 of the manifest.
-        measures_power: whether the device counts energy or measures power.
     """
     policy, names = manifest["policy"], [one["name"] for one in manifest["candidates"]]
     common = {"seed": int(policy["seed"]), "manifest": key}

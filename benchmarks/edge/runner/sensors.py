@@ -34,7 +34,7 @@ class Sensors:
     """Reads everything that a device reports, without rights that a user does not have.
 
     Args:
-        root: folder that contains ``proc`` and ``sys``.
+        root: contains ``proc`` and ``sys``.
 
     Attributes:
         asks_power: whether a Raspberry Pi 5's power chip is asked, too, through a program.
@@ -161,6 +161,14 @@ class Recorder:
         self._done.set()
         self._thread.join()
         self._note()
+
+    def taken(self) -> list[dict[str, Any]]:
+        """What is new since the last time."""
+        count = len(self.readings)
+        found = [*self.readings[:count], *self.marks]
+        del self.readings[:count]
+        self.marks.clear()
+        return found
 
     def mark(self, what: str) -> None:
         """Note that something begins now."""

@@ -22,8 +22,7 @@ def site_of(folder: Path, wheels: Mapping[str, Any]) -> Path:
     """The folder of the packages, which are unpacked if they are not there yet.
 
     Raises:
-        ValueError: they are for another processor or another Python; the message says what to do.
-        OSError: the disk is full.
+        ValueError: they are for another processor or Python.
     """
     here = platform.machine().lower()
     here, python = _SAME.get(here, here), "{}.{}".format(*sys.version_info)

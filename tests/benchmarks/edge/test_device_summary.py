@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from edge_devices import bundle, dense
 
+from retort.benchmarks.edge import outputs_here
 from retort.benchmarks.edge.device_summary import cold_start, lines_of_device, rows_of_models
 from retort.benchmarks.edge.outputs_here import beside_here
 from retort.benchmarks.edge.pulled_results import Part, Pulled
@@ -115,3 +116,20 @@ def test_mcnemar_says_whether_other_classes_are_chance(made: Artifact, tmp_path:
     assert found.right.p_value == pytest.approx(2 * 0.5**6)
     (row,) = rows_of_models(pulled(made, {"a": part}, []))
     assert "6 other classes of 40, right 0 more and 6 fewer (McNemar p = 0.031)" in row[-1]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "apart"),
+    [
+        ([[1.0, 3.0]], [[1.0, float("nan")]], float("inf")),
+        ([[1.0, float("inf")]], [[1.0, float("inf")]], 0.0),
+        ([[float("nan")]], [[float("nan")]], 0.0),
+        ([[float("nan")]], [[1.0]], float("inf")),
+        ([[True, False]], [[True, True]], 1.0),
+        ([[2, 4]], [[2, 5]], 0.5),
+        ([[1.0, 1.0]], [[1.0, 1.5]], 0.5),
+    ],
+)
+def test_what_is_no_number_differs(ours: list[Any], theirs: list[Any], apart: float) -> None:
+    """NaN on one side alone is a difference, at the same place on both it is none; booleans and integers count too."""
+    assert outputs_here._apart(np.array(ours), np.array(theirs)).tolist() == [apart]

@@ -227,3 +227,14 @@ def test_a_run_measures_energy_where_the_device_can(tmp_path: Path) -> None:
     assert wide.remark == "the device uses no more than when it is idle"
     starts = [json.loads((made.path / "out" / f"energy-{turn}-0-wide.json").read_text()) for turn in range(3)]
     assert all(one["calls"] > 0 and one["ended"]["t"] - one["begun"]["t"] >= 1.6 for one in starts)
+
+
+def test_files_that_are_no_recording_of_the_run_are_refused(tmp_path: Path) -> None:
+    """A file of one endless cell, and days of recording; times in milliseconds are read by their name."""
+    with pytest.raises(DataError, match="is no CSV file"):
+        read_meter(_write(tmp_path / "x.json", "time,watts", ["x" * 200_000]), _pulled())
+    times, watts = _recorded(5.0, 0.0)
+    rows = [f"{1e3 * t:.0f},{w:.4f}" for t, w in zip(times, watts)]
+    assert read_meter(_write(tmp_path / "ms.csv", "time_ms,watts", rows), _pulled()).correlation > 0.6
+    with pytest.raises(DataError, match="lasts 48 hours"):
+        read_meter(_write(tmp_path / "long.csv", "time,watts", rows), _pulled())

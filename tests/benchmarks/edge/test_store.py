@@ -116,3 +116,26 @@ def test_devices_that_cannot_be_compared_are_one_sentence(names: tuple[str, str]
     other = replace(ROW, device="orin (Jetson)", fingerprint="f2", sha256="b" * 64)
     with pytest.raises(UserError, match=told):
         on_both([ROW, other], *names)
+
+
+def test_databases_of_others_stay_as_they_are(tmp_path: Path) -> None:
+    """A table of the same name, other tables and an empty file are no store, and looking changes no byte."""
+    for name, script in {
+        "weights.db": "CREATE TABLE measurements (day, kg); INSERT INTO measurements VALUES (1, 2)",
+        "notes.db": "CREATE TABLE notes (text)",
+    }.items():
+        path = tmp_path / name
+        with sqlite3.connect(path) as connection:
+            connection.executescript(script)
+        before = path.read_bytes()
+        for act in (lambda path=path: Store(path).rows(), lambda path=path: Store(path).add([ROW])):
+            with pytest.raises(ArtifactError, match="is no store of measurements"):
+                act()
+        assert path.read_bytes() == before
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(ArtifactError, match="is no store"):
+        Store(tmp_path / "empty.db").rows()
+    assert (tmp_path / "empty.db").stat().st_size == 0
+    Store(tmp_path / "ours.db").add([ROW])
+    (tmp_path / "ours.db").chmod(0o444)
+    assert Store(tmp_path / "ours.db").rows() == [ROW]

@@ -208,3 +208,15 @@ def test_bench_times_on_a_device(
         main(["bench", *models, "--data", "data.npz", "--timer", "pi@board"])
     assert refused.value.code == 2
     assert "--timer" in capsys.readouterr().err
+
+
+def test_asking_makes_nothing_on_the_device(
+    models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`status`, `stop` and `clean` of a bundle that was not sent say so, and leave no folder; nor do missing models."""
+    assert call("bundle", *models, "--data", "data.npz", "--out", "b") == 0
+    for command in ("status", "stop", "clean"):
+        assert call(command, "b", "local") == 2
+        assert "local has no folder" in capsys.readouterr().err
+    assert call("run", "local", "missing.onnx", "--data", "data.npz") != 0
+    assert not (tmp_path / "home/retort-edge").exists()
