@@ -13,7 +13,7 @@ SERVERS := $(VENV)/other-servers
 PEERS := mosec litserve fastapi bentoml mlserver ray torchserve
 JOBS ?= 2
 # One file's tests stay together: they share fixtures that take long to make. After a crash no new worker is started,
-# because pytest-xdist 3.8 then waits forever at the end (loadfile); the other worker does the rest.
+# because pytest-xdist 3.8 then waits forever at the end (loadfile); the run ends with the name of the test.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --max-worker-restart 0
 # OpenVINO in a process of its own: in two of five whole runs a worker that had opened many other libraries before ended
 # by SIGSEGV in this file, without a trace; alone it never did (OpenVINO 2026.4, Python 3.11).
