@@ -116,7 +116,7 @@ def _columns(path: Path) -> tuple[Floats, Floats]:
         try:
             values = [_number(row[at], delimiter) * factor for at, factor in filter(None, (power, volts, amperes))]
             made.append(
-                (_seconds(row[when], delimiter) * step, values[0] if power is not None else values[0] * values[1])
+                (_seconds(row[when], delimiter, step), values[0] if power is not None else values[0] * values[1])
             )
         except (ValueError, IndexError) as error:
             if number == len(rows):  # a meter that is stopped may leave half a line
@@ -145,10 +145,14 @@ def _number(text: str, delimiter: str) -> float:
     return value
 
 
-def _seconds(text: str, delimiter: str) -> float:
-    """A time in seconds; milliseconds of the calendar are recognised by their size."""
+def _seconds(text: str, delimiter: str, step: float) -> float:
+    """A time in seconds; milliseconds of the calendar are recognised by their size, too.
+
+    Args:
+        step: seconds of the unit that the name of the column says.
+    """
     try:
-        value = _number(text, delimiter)
+        value = _number(text, delimiter) * step
     except ValueError:
         return datetime.datetime.fromisoformat(text.strip()).timestamp()
     return value / 1e3 if value > _EPOCH * 1e3 else value

@@ -241,5 +241,8 @@ def test_files_that_are_no_recording_of_the_run_are_refused(tmp_path: Path) -> N
     times, watts = _recorded(5.0, 0.0)
     rows = [f"{1e3 * t:.0f},{w:.4f}" for t, w in zip(times, watts)]
     assert read_meter(_write(tmp_path / "ms.csv", "time_ms,watts", rows), _pulled()).correlation > 0.6
+    calendar = [f"{1e3 * (UNIX + t):.0f},{w:.4f}" for t, w in zip(times, watts)]
+    for name in ("time_ms", "time"):
+        assert read_meter(_write(tmp_path / "ms.csv", f"{name},watts", calendar), _pulled()).correlation > 0.6
     with pytest.raises(DataError, match="lasts 48 hours"):
         read_meter(_write(tmp_path / "long.csv", "time,watts", rows), _pulled())
