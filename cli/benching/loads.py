@@ -15,7 +15,9 @@ from ..flags import build_options, with_flags
 from .bench_models import benching
 
 if TYPE_CHECKING:
+    from ...benchmarks.scenarios.load_candidates import LoadCandidate
     from ...benchmarks.scenarios.load_result import LoadResult
+    from ...core.data.splits import Splits
 
 Candidates = Annotated[
     list[str],
@@ -47,14 +49,12 @@ def load(
     Example: `retort bench load fp32.onnx int8.onnx http://127.0.0.1:8080/predictions/digits --data digits`;
     `retort bench load int8.onnx --data digits --scenario server --p99-ms 20`
     """
-    from ...benchmarks.scenarios.load_candidates import load_candidates
     from ...benchmarks.scenarios.load_result import claim_load
     from ...benchmarks.scenarios.measure_load import measure_load
 
     screen, options = console(json), build_options(LoadOptions, flags, set_)
     claim_load(out, force)
-    splits = context_of(data, data_arg, "classification", "cpu", options.seed, screen, "test").data
-    asked = load_candidates(candidates, splits, options.provider, options.samples, options.timeout_s)
+    asked, splits = _asked(candidates, data, data_arg, options, options.timeout_s, screen)
     with screen.working("load"):
         result = measure_load(asked, splits, options, screen)
     _told(result, out, screen)
@@ -112,14 +112,12 @@ def sweep(
     Example: `retort bench sweep fp32.onnx int8.onnx --data digits --threads 1 --threads 2 --batch-sizes 1
     --batch-sizes 32`
     """
-    from ...benchmarks.scenarios.load_candidates import load_candidates
     from ...benchmarks.scenarios.load_result import claim_load
     from ...benchmarks.scenarios.sweep import measure_sweep
 
     screen, options = console(json), build_options(SweepOptions, flags, set_)
     claim_load(out, force)
-    splits = context_of(data, data_arg, "classification", "cpu", options.seed, screen, "test").data
-    asked = load_candidates(models, splits, options.provider, options.samples, 60.0)
+    asked, splits = _asked(models, data, data_arg, options, 60.0, screen)
     with screen.working("sweep"):
         result = measure_sweep(asked, splits, options, screen)
     _told(result, out, screen)
@@ -143,20 +141,33 @@ def sustain(
 
     Example: `retort bench sustain fp32.onnx int8.onnx --data digits --minutes 10`
     """
-    from ...benchmarks.scenarios.load_candidates import load_candidates
     from ...benchmarks.scenarios.load_result import claim_load
     from ...benchmarks.scenarios.sustain import measure_sustained
 
     screen, options = console(json), build_options(SustainOptions, flags, set_)
     claim_load(out, force)
-    splits = context_of(data, data_arg, "classification", "cpu", options.seed, screen, "test").data
-    asked = load_candidates(candidates, splits, options.provider, options.samples, options.timeout_s)
+    asked, splits = _asked(candidates, data, data_arg, options, options.timeout_s, screen)
     with screen.working("sustain"):
         result = measure_sustained(asked, splits, options, screen)
     _told(result, out, screen)
 
 
 benching.command("sustain")(with_flags(sustain, SustainOptions))
+
+
+def _asked(
+    candidates: list[str],
+    data: str,
+    data_arg: list[str],
+    options: LoadOptions | SweepOptions | SustainOptions,
+    timeout_s: float,
+    screen: Console,
+) -> tuple[list[LoadCandidate], Splits]:
+    """What is measured, and the samples with which."""
+    from ...benchmarks.scenarios.load_candidates import load_candidates
+
+    splits = context_of(data, data_arg, "classification", "cpu", options.seed, screen, "test").data
+    return load_candidates(candidates, splits, options.provider, options.samples, timeout_s), splits
 
 
 def _told(result: LoadResult, out: Path | None, screen: Console) -> None:
