@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ..core.errors import ArtifactError, MissingFileError
 from ..core.options.stage_options import MetricName
-from ..core.options.value_faults import in_words
+from ..core.options.value_faults import faults_in
 from ..core.system.atomic_files import write_atomically
 from .device_entries import LongTiming, StartEntry
 from .latency_entries import LatencyEntry as LatencyEntry
@@ -208,14 +208,7 @@ def from_json(text: str | bytes, where: str = "the result") -> Result:
 
 def validate(raw: Mapping[str, Any] | Any) -> list[str]:
     """Every fault as ``key.path: message``; empty for a valid result."""
-    try:
-        Result.model_validate(raw)
-    except ValidationError as error:
-        return [
-            f"{'.'.join(map(str, fault['loc'])) or 'result'}: {in_words(fault) or fault['msg']}"
-            for fault in error.errors()
-        ]
-    return []
+    return faults_in(Result, raw)
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Garbage collection during tests visits objects of the tests, not the million objects of imported packages."""
+"""Garbage collection of tests visits their own objects, and not those of packages; how a worker ended is told."""
 
 from __future__ import annotations
 

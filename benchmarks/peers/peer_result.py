@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ...core.errors import ArtifactError, MissingFileError
-from ...core.options.value_faults import in_words
+from ...core.options.value_faults import faults_in
 from ...core.system.atomic_files import write_atomically
 from ..result import PercentileEntry
 from ..schema_versions import raise_if_newer
@@ -134,13 +134,7 @@ def told(percent: float, value_ms: float, n: int | None) -> PercentileEntry:
 
 def peer_faults(raw: Any) -> list[str]:
     """Every fault as ``key.path: message``; empty for a valid imported result."""
-    try:
-        PeerResult.model_validate(raw)
-    except ValidationError as error:
-        return [
-            f"{'.'.join(map(str, one['loc'])) or 'result'}: {in_words(one) or one['msg']}" for one in error.errors()
-        ]
-    return []
+    return faults_in(PeerResult, raw)
 
 
 def peer_json_schema() -> dict[str, Any]:

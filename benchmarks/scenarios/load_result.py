@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ...core.errors import ArtifactError, MissingFileError, UserError
 from ...core.metrics.intervals import Floats
-from ...core.options.value_faults import in_words
+from ...core.options.value_faults import faults_in
 from ...core.system.atomic_files import write_atomically
 from ...core.system.owned_folders import claim_file
 from ..raw_times import decoded, encoded
@@ -175,14 +175,7 @@ class LoadResult(Entry):
 
 def load_faults(raw: Any) -> list[str]:
     """Every fault as ``key.path: message``; empty for a valid result."""
-    try:
-        LoadResult.model_validate(raw)
-    except ValidationError as error:
-        return [
-            f"{'.'.join(map(str, fault['loc'])) or 'result'}: {in_words(fault) or fault['msg']}"
-            for fault in error.errors()
-        ]
-    return []
+    return faults_in(LoadResult, raw)
 
 
 def load_json_schema() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ...core.options.value_faults import in_words
+from ...core.options.value_faults import faults_told
 from ...core.system.owned_folders import sha256_file
 from ..result import Sha256
 
@@ -97,7 +97,7 @@ def device_faults(raw: Any, path: Path) -> tuple[list[str], int]:
     try:
         result = DeviceResult.model_validate(raw)
     except ValidationError as error:
-        return _told(error, ""), 0
+        return faults_told(error, ""), 0
     faults = [f"files: {name} is not listed" for name in sorted(_LISTED - result.files.keys())]
     compared = 0
     for name, wanted in result.files.items():
@@ -120,12 +120,5 @@ def _part_faults(path: Path, manifest: str) -> list[str]:
     try:
         part = DevicePart.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        return _told(error, f"{path.name}: ")
+        return faults_told(error, f"{path.name}: ")
     return [] if part.manifest == manifest else [f"{path.name}: manifest: it belongs to another bundle"]
-
-
-def _told(error: ValidationError, where: str) -> list[str]:
-    return [
-        f"{where}{'.'.join(map(str, fault['loc'])) or 'result'}: {in_words(fault) or fault['msg']}"
-        for fault in error.errors()
-    ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from ..counts import counted
 
 _KINDS = {
@@ -25,15 +27,37 @@ _ALLOWED = {
 """Patterns of names in words."""
 _FORMS = {
     r"^[a-z0-9][a-zA-Z0-9._:/@-]*$": "the name of an image, such as registry.example.com/digits:1.0",
+    r"^edge:.": "a device, such as edge:pi@raspberrypi.local",
     r"^[a-z0-9+-]+://\S*[^\s/]$": "the address of a storage, such as s3://models/digits or pvc://claim/digits",
 }
-"""Patterns of addresses in words."""
+"""Patterns of addresses and devices in words."""
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
     "less_than_equal": ("le", "at most"),
     "less_than": ("lt", "less than"),
 }
+
+
+def faults_in(model: type[BaseModel], raw: Any) -> list[str]:
+    """Every fault of a result as ``key.path: message``; empty if it has the form of the model."""
+    try:
+        model.model_validate(raw)
+    except ValidationError as error:
+        return faults_told(error)
+    return []
+
+
+def faults_told(error: ValidationError, where: str = "") -> list[str]:
+    """The faults of a result that pydantic found as ``key.path: message``.
+
+    Args:
+        where: what stands before each path.
+    """
+    return [
+        f"{where}{'.'.join(map(str, fault['loc'])) or 'result'}: {in_words(fault) or fault['msg']}"
+        for fault in error.errors()
+    ]
 
 
 def in_words(item: Any) -> str | None:
