@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 
 from ...core.console import Bar
-from ...core.data.splits import Split, Splits
-from ...core.errors import DataError, UserError
+from ...core.data.splits import Splits
+from ...core.errors import UserError
 from ...core.options.stage_options import Task, TrainOptions
-from ...core.tensors import Array
-from ..graph.devices import as_tensor
 from ..program import Program, evaluating, set_training
 from .checkpoint import State, random_state, restore_random
-from .losses import Loss, Score, Tensors, as_targets
+from .feeding import Batch, Feeding, Reader
+from .losses import Loss, Score, Tensors
 from .optimizers import make_optimizer, rate_factor, set_rate
-
-Span = tuple[int, int]
-Indices = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass
@@ -65,12 +59,14 @@ class Loop:
     ) -> None:
         self.program, self.data, self.options = program, data, options
         self.loss, self.machine, self.task, self.seed = loss, machine, task, seed
-        self.spans = plan(len(data.train), options.batch_size)
+        self.reader = Reader(program, task, machine.device)
+        self.feeding = Feeding(data.train, self.reader, options.batch_size, options.accumulate, seed)
         self.optimizer = machine.prepare_optimizer(make_optimizer(program.module, options))
         self.average = copies(program.module.state_dict()) if options.ema is not None else None
         self.best: Tensors | None = None
         self.zeros = zero_masks(program)
         self.at = Progress()
+        self.optimizer.zero_grad(set_to_none=True)
 
     @property
     def finished(self) -> bool:
@@ -85,37 +81,40 @@ class Loop:
             DataError: samples are not finite, or targets do not fit.
             UserError: the training diverged, or BatchNorm got batches of one sample.
         """
-        order = np.random.default_rng([self.seed, self.at.epoch]).permutation(len(self.data.train))
         set_training(self.program, True)
-        total = 0.0
-        for start in range(0, len(self.spans), self.options.accumulate):
-            group = self.spans[start : start + self.options.accumulate]
-            total += self._step([order[begin:end] for begin, end in group])
-            bar.advance(len(group), self._note(total / group[-1][1]))
-            if self.at.step == 1:
-                self._check_state()
+        total, step_total, passes, seen = 0.0, 0.0, 0, 0
+        for batch in self.feeding.batches(self.at.epoch):
+            step_total += self._pass(batch)
+            passes += 1
+            if batch.last:
+                self._step()
+                total, seen = total + step_total, seen + batch.step_rows
+                bar.advance(passes, self._note(total / seen))
+                step_total, passes = 0.0, 0
+                if self.at.step == 1:
+                    self._check_state()
         self._check_state()
-        self._close_epoch(total / len(order))
+        self._close_epoch(total / len(self.data.train))
 
-    def _step(self, batches: Sequence[NDArray[np.int64]]) -> float:
-        """One optimizer step over the batches of a group; the sum of their samples' losses."""
-        groups = math.ceil(len(self.spans) / self.options.accumulate)
-        rate = self.options.learning_rate * rate_factor(self.options, self.at.step, groups)
-        set_rate(self.optimizer, rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        rows, total = sum(map(len, batches)), 0.0
-        for indices in batches:
-            inputs, targets = self._read(self.data.train, indices, "the training split")
-            loss = self._forward(inputs, targets)
-            self.machine.backward(loss * (len(indices) / rows))
-            total += self._finite(loss) * len(indices)
+    def _pass(self, batch: Batch) -> float:
+        """Forward and backward of one batch; the sum of its samples' losses."""
+        loss = self._forward(batch.inputs, batch.targets)
+        self.machine.backward(loss * (batch.rows / batch.step_rows))
+        return self._finite(loss) * batch.rows
+
+    def _step(self) -> None:
+        """One optimizer step with the gradients of the batches since the last one."""
+        set_rate(
+            self.optimizer,
+            self.options.learning_rate * rate_factor(self.options, self.at.step, self.feeding.steps),
+        )
         if self.options.clip_norm is not None:
             self.machine.clip_grad_norm_(self.program.module.parameters(), self.options.clip_norm)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self._keep_zeros()
         self.at.step += 1
         self._update_average()
-        return total
 
     def _forward(self, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
         with self.machine.autocast():
@@ -126,22 +125,14 @@ class Loop:
             values = self.program.module(*inputs.values())
         return {spec.name: value for spec, value in zip(self.program.signature.outputs, values, strict=True)}
 
-    def _read(self, split: Split, indices: Indices, where: str) -> tuple[Tensors, torch.Tensor | None]:
-        raw, values = split.read(indices)
-        feeds = self.program.signature.validate(raw)
-        if self.at.epoch == 0:
-            check_samples(feeds, indices, where)
-        targets = as_targets(values, self.program, self.task, where)
-        inputs = {name: as_tensor(value, self.machine.device) for name, value in feeds.items()}
-        return inputs, None if targets is None else targets.to(self.machine.device)
-
     def validate(self) -> Score:
         """The validation metric of the weights that would be kept: of the moving average if there is one."""
         split, size = self.data.validation, self.options.batch_size
         score = Score(self.task)
         with evaluating(self.program), self._averaged(), torch.no_grad():
             for start in range(0, len(split), size):
-                inputs, targets = self._read(split, range(start, min(start + size, len(split))), "the validation split")
+                rows = range(start, min(start + size, len(split)))
+                inputs, targets = self.reader.read(split, rows, "the validation split", check=self.at.epoch == 0)
                 outputs = self._outputs(inputs)
                 score.add(outputs, targets, None if targets is not None else self.loss(outputs, inputs, None))
         return score
@@ -228,7 +219,7 @@ class Loop:
     def _check_state(self) -> None:
         for name, value in self.program.module.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                if name.endswith("running_var") and any(end - begin == 1 for begin, end in self.spans):
+                if name.endswith("running_var") and any(end - begin == 1 for begin, end in self.feeding.spans):
                     raise self._too_few_samples(name)
                 raise self._diverged(f"'{name}' has values that are not finite")
 
@@ -260,31 +251,6 @@ def zero_masks(program: Program) -> list[tuple[torch.nn.Parameter, torch.Tensor]
     return [(named[name], named[name].detach() != 0) for name in names if name in named]
 
 
-def plan(count: int, size: int) -> list[Span]:
-    """Spans of batches of ``size``; a last batch with a single sample is joined to the previous one for BatchNorm."""
-    spans = [(start, min(start + size, count)) for start in range(0, count, size)]
-    if len(spans) > 1 and size > 1 and spans[-1][1] - spans[-1][0] == 1:
-        spans[-2:] = [(spans[-2][0], count)]
-    return spans
-
-
 def copies(state: Mapping[str, torch.Tensor]) -> Tensors:
     """Tensors that share no memory with the given ones."""
     return {name: value.detach().clone() for name, value in state.items()}
-
-
-def check_samples(feeds: Mapping[str, Array], indices: Indices, where: str) -> None:
-    """Reject NaN and infinite values.
-
-    Raises:
-        DataError: there is such a value; the message names the input and the first bad sample of the split.
-    """
-    for name, values in feeds.items():
-        if values.dtype.kind != "f":
-            continue
-        good = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if not good.all():
-            raise DataError(
-                f"{where}: input '{name}' has NaN or infinite values in sample {int(indices[int(np.argmin(good))])}",
-                "clean the data, or drop those samples",
-            )

@@ -119,8 +119,8 @@ def _run(loop: Loop, path: Path | None, identity: str, console: Console, label: 
             return f"no epoch of `{label}` was saved, so that it begins again"
         return f"the checkpoint of `{label}` after epoch {saved} of {loop.options.epochs} is kept"
 
-    with console.progress(label, loop.options.epochs * len(loop.spans)) as bar, noting_what_is_kept(_kept):
-        bar.skip(loop.at.epoch * len(loop.spans))
+    with console.progress(label, loop.options.epochs * len(loop.feeding.spans)) as bar, noting_what_is_kept(_kept):
+        bar.skip(loop.at.epoch * len(loop.feeding.spans))
         while not loop.finished:
             loop.run_epoch(bar)
             if path and (loop.finished or loop.at.epoch % loop.options.checkpoint_epochs == 0):

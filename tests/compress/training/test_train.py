@@ -17,7 +17,7 @@ from training_kit import blobs, net, run, same, splits, weights
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import clone, load_program, predict, store
-from retort.compress.training import loop
+from retort.compress.training import feeding, loop
 from retort.compress.training.losses import CrossEntropy, balanced_weights
 from retort.compress.training.optimizers import rate_factor
 from retort.compress.training.train import fit, train
@@ -74,9 +74,9 @@ def test_accumulated_batches_equal_one_large_batch() -> None:
 
 def test_last_batch_of_one_joins_the_one_before() -> None:
     """No batch of a single sample reaches BatchNorm, and every sample is used once."""
-    assert loop.plan(65, 16) == [(0, 16), (16, 32), (32, 48), (48, 65)]
-    assert loop.plan(64, 16)[-1] == (48, 64)
-    assert (loop.plan(1, 16), loop.plan(3, 1)) == ([(0, 1)], [(0, 1), (1, 2), (2, 3)])
+    assert feeding.plan(65, 16) == [(0, 16), (16, 32), (32, 48), (48, 65)]
+    assert feeding.plan(64, 16)[-1] == (48, 64)
+    assert (feeding.plan(1, 16), feeding.plan(3, 1)) == ([(0, 1)], [(0, 1), (1, 2), (2, 3)])
     program = net()
     run(program, splits(33), batch_size=32, epochs=1)
     assert all(torch.isfinite(value).all() for value in weights(program).values())
