@@ -16,6 +16,7 @@ from retort.compress.training.train import fit
 from retort.core.context import Context
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.options.stage_options import TrainOptions
+from retort.core.tensors import Array
 
 
 @functools.cache
@@ -59,3 +60,20 @@ def run(program: Program, data: Splits | None = None, scratch: Path | None = Non
     """Train a classifier with few epochs."""
     chosen = TrainOptions(**{"epochs": 4, "batch_size": 16, "learning_rate": 0.01, **options})
     return fit(program, chosen, Context(data or splits(), task="classification", seed=3, scratch=scratch))
+
+
+class Killed(Exception):
+    """Represents a power failure."""
+
+
+class Unplugged(ArraySplit):
+    """A split that raises an exception at a given read."""
+
+    reads = 0
+    limit = 10**9
+
+    def read(self, indices: Any) -> tuple[dict[str, Array], Array | None]:
+        Unplugged.reads += 1
+        if Unplugged.reads > Unplugged.limit:
+            raise Killed
+        return super().read(indices)

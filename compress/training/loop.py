@@ -15,10 +15,12 @@ from ...core.console import Bar
 from ...core.data.splits import Splits
 from ...core.errors import UserError
 from ...core.options.stage_options import Task, TrainOptions
+from ..graph.node_values import named_values
 from ..program import Program, evaluating, set_training
 from .checkpoint import State, random_state, restore_random
 from .feeding import Batch, Feeding, Reader
 from .losses import Loss, Score, Tensors
+from .observed_loss import module_of, observed_by, train_also
 from .optimizers import make_optimizer, rate_factor, set_rate
 
 
@@ -61,7 +63,10 @@ class Loop:
         self.loss, self.machine, self.task, self.seed = loss, machine, task, seed
         self.reader = Reader(program, task, machine.device)
         self.feeding = Feeding(data.train, self.reader, options.batch_size, options.accumulate, seed)
-        self.optimizer = machine.prepare_optimizer(make_optimizer(program.module, options))
+        self.observed, self.loss_module = observed_by(loss), module_of(loss, machine.device)
+        optimizer = make_optimizer(program.module, options)
+        train_also(optimizer, self.loss_module, options.weight_decay)
+        self.optimizer = machine.prepare_optimizer(optimizer)
         self.average = copies(program.module.state_dict()) if options.ema is not None else None
         self.best: Tensors | None = None
         self.zeros = zero_masks(program)
@@ -109,7 +114,8 @@ class Loop:
             self.options.learning_rate * rate_factor(self.options, self.at.step, self.feeding.steps),
         )
         if self.options.clip_norm is not None:
-            self.machine.clip_grad_norm_(self.program.module.parameters(), self.options.clip_norm)
+            trained = [*self.program.module.parameters(), *self.loss_module.parameters()]
+            self.machine.clip_grad_norm_(trained, self.options.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._keep_zeros()
@@ -123,7 +129,7 @@ class Loop:
     def _outputs(self, inputs: Tensors) -> Tensors:
         with self.machine.autocast():
             values = self.program.module(*inputs.values())
-        return {spec.name: value for spec, value in zip(self.program.signature.outputs, values, strict=True)}
+        return named_values(self.program, self.observed, values)
 
     def validate(self) -> Score:
         """The validation metric of the weights that would be kept: of the moving average if there is one."""
@@ -159,6 +165,7 @@ class Loop:
         scaler = self.machine.scaler
         return {
             "model": self.program.module.state_dict(),
+            "loss": self.loss_module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "average": self.average,
@@ -170,6 +177,7 @@ class Loop:
     def restore(self, state: State) -> None:
         """Inverse of :meth:`state`."""
         self.program.module.load_state_dict(state["model"])
+        self.loss_module.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.machine.scaler is not None and state["scaler"] is not None:
             self.machine.scaler.load_state_dict(state["scaler"])

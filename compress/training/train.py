@@ -21,6 +21,7 @@ from ...core.formats.program_file import fit_context
 from ...core.metrics.task_metrics import METRIC_UNIT
 from ...core.options.stage_options import TrainOptions
 from ...core.terminal.interruption import noting_what_is_kept
+from ..graph.node_values import observing
 from ..graph.workarounds import forget_accelerator
 from ..program import Program, load_program, move, set_training, store
 from .chance import doubt_of
@@ -89,7 +90,8 @@ def fit(
         identity = _identity(program, options, context, loss)
         loop = Loop(program, data, options, loss, machine, context.task, context.seed)
         path = checkpoint_path(context.scratch, label) if context.scratch else None
-        _run(loop, path, identity, context.console, label)
+        with observing(program, loop.observed):
+            _run(loop, path, identity, context.console, label)
     at, seconds = loop.at, time.perf_counter() - started
     history = tuple(Epoch(**epoch) for epoch in at.history)
     result = FitResult(history, at.metric, at.best_metric, at.best_epoch, at.epoch, seconds)

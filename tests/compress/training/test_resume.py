@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 import torch
 from known import known
-from training_kit import blobs, net, run, same, splits, weights
+from training_kit import Killed, Unplugged, blobs, net, run, same, splits, weights
 
 from retort.compress.program import load_program, save_program
 from retort.compress.training.checkpoint import checkpoint_path
 from retort.compress.training.train import discard, fit
 from retort.core.console import Console
 from retort.core.context import Context
-from retort.core.data.splits import ArraySplit, Splits
+from retort.core.data.splits import Splits
 from retort.core.options.stage_options import TrainOptions
-from retort.core.tensors import Array
 
 torch.set_num_threads(1)
 
@@ -42,23 +41,6 @@ def test_same_seed_same_weights_and_other_seed_others() -> None:
         results.append(weights(program))
     assert same(results[0], results[1])
     assert not same(results[0], results[2])
-
-
-class Killed(Exception):
-    """Represents a power failure."""
-
-
-class Unplugged(ArraySplit):
-    """A split that raises an exception at a given read."""
-
-    reads = 0
-    limit = 10**9
-
-    def read(self, indices: Any) -> tuple[dict[str, Array], Array | None]:
-        Unplugged.reads += 1
-        if Unplugged.reads > Unplugged.limit:
-            raise Killed
-        return super().read(indices)
 
 
 @pytest.mark.parametrize("limit", [0, 3, 7, 15])
