@@ -34,15 +34,23 @@ class Predictions:
     targets: Array | None
 
     def main(self, name: str | None = None) -> Array:
-        """The evaluated output: the named one, or the first."""
+        """The evaluated output: the named one, or the prediction."""
         if name is not None and name not in self.outputs:
             raise DataError(f"there is no output '{name}'", f"choose one of {', '.join(self.outputs)}")
-        return self.outputs[name] if name is not None else next(iter(self.outputs.values()))
+        return self.outputs[prediction_of(self.outputs) if name is None else name]
 
     def first(self, count: int) -> Predictions:
         """The predictions of the first samples, for a comparison with a stage that used only those."""
         outputs = {name: value[:count] for name, value in self.outputs.items()}
         return Predictions(outputs, None if self.targets is None else self.targets[:count])
+
+
+def prediction_of(outputs: Mapping[str, Array]) -> str:
+    """The name of the output that is the prediction, as in training: the first of floating point, otherwise the first.
+
+    A model may have others before it, such as positions, indices or masks.
+    """
+    return next((name for name, values in outputs.items() if values.dtype.kind == "f"), next(iter(outputs)))
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def measure_accuracy(
     Args:
         metric: ``agreement``, ``cosine`` and ``sqnr`` use the reference's outputs as targets.
         reference: predictions of the reference for the same split in the same order.
-        output: name of the evaluated output; the first by default.
+        output: name of the evaluated output; by default the prediction, see :func:`prediction_of`.
         classes: names of the classes, in index order.
 
     Raises:

@@ -44,9 +44,11 @@ def compare_files(
     """
     from .accuracy import measure_accuracy, predict
     from .build_result import new_result, stage_entry
+    from .edge.device_timing import require_timable
     from .footprint import measure_memory
 
     named = given if isinstance(given, Mapping) else by_name(given)
+    require_timable(named, options)
     names, models = list(named), list(named.values())
     openers = {name: opener(model, options) for name, model in zip(names, models, strict=True)}
     sessions = [opened() for opened in openers.values()]

@@ -25,7 +25,9 @@ from ...core.system.owned_folders import sha256_file
 from ...core.tensors import BATCH, Array, TensorSpec
 from ..footprint import precision_in_file
 from ..timing.statistics import rounds_needed
+from .device_runtimes import in_each, packages_of, run_by
 from .device_wheels import fetch_wheels, wheel_target
+from .planned_parts import planned_parts
 from .runner import SCHEMA
 
 DESCRIPTION = "edge.json"
@@ -103,12 +105,14 @@ def describe(
         more: further entries, such as ``data``.
     """
     shutil.copytree(RUNNER, folder / PROGRAM, ignore=shutil.ignore_patterns("__pycache__"))
+    policy = _policy(options)
     described = {
         "schema": SCHEMA,
         "candidates": candidates,
         "reference": candidates[0]["name"],
         "packages": packages_of(candidates),
-        "policy": _policy(options),
+        "policy": policy,
+        "parts": planned_parts(candidates, policy),
         "needs_bytes": _needed_bytes(folder, candidates),
         **more,
         "files": _checksums(folder),
@@ -121,7 +125,7 @@ def _wheels(folder: Path, options: EdgeOptions, console: Console) -> dict[str, A
     if not options.wheels:
         return None
     target = wheel_target(options.wheels, options.wheels_python, options.wheels_glibc)
-    return fetch_wheels(target, packages_of([{"runtime": one} for one in options.runtimes]), folder, console)
+    return fetch_wheels(target, packages_of([run_by(one) for one in options.runtimes]), folder, console)
 
 
 def _opened(name: str, model: Artifact) -> Measured:
@@ -167,20 +171,6 @@ def candidate_of(folder: Path, index: int, model: Measured) -> dict[str, Any]:
         "output_axis": _axes(signature.outputs, signature.fixed_batch),
         "fixed_batch": signature.fixed_batch or 0,
     }
-
-
-def in_each(entry: Mapping[str, Any], runtimes: Sequence[str]) -> list[dict[str, Any]]:
-    """A candidate for each runtime that runs a model; with only one, it has the name of the model."""
-    several = len(runtimes) > 1
-    return [
-        {**entry, "name": f"{entry['name']} ({one})" if several else entry["name"], "runtime": one} for one in runtimes
-    ]
-
-
-def packages_of(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What has to be installed on the device to run candidates."""
-    used = {"openvino" if one.get("runtime") == "openvino" else "onnxruntime" for one in candidates}
-    return ["numpy", *sorted(used)]
 
 
 def _axes(specs: Sequence[TensorSpec], fixed: int | None) -> dict[str, int]:

@@ -20,16 +20,10 @@ from ..footprint import Memory
 from ..result import EnergyEntry, Result
 from ..timing.latency import LatencyComparison
 from .device_machine import device_name, machine_of
+from .device_runtimes import WORDS
 from .device_times import comparison_of
 from .energy import Energy
 from .pulled_results import Part, Pulled
-
-RUNTIMES = {
-    "ort": "ONNX Runtime on the CPU",
-    "cuda": "ONNX Runtime on the GPU, CUDA",
-    "tensorrt": "ONNX Runtime on the GPU, TensorRT",
-    "openvino": "OpenVINO on the CPU",
-}
 
 
 def results_of(
@@ -83,7 +77,7 @@ def _result(
             accuracy=accuracy.get(one["name"]),
             latency=latency,
             memory=_memory(pulled, one["name"]),
-            runtime=RUNTIMES[str(one.get("runtime") or "ort")],
+            runtime=WORDS[str(one.get("runtime") or "ort")],
         )
         for one in pulled.described["candidates"]
     ]
@@ -151,6 +145,12 @@ def _notes(pulled: Pulled) -> list[str]:
     if pulled.state == "ended":
         told.insert(0, f"the run was ended before it was finished: {pulled.why}")
     policy, clusters = pulled.described["policy"], pulled.device["cpu"].get("clusters") or {}
+    for kind, cpus in clusters.items():
+        if kind in policy.get("cores", ()) and (most := max(policy["threads"])) > len(cpus):
+            cores = "cores" if kind == "all" else f"{kind} cores"
+            told.append(
+                f"{most} threads were asked for, and the device has {len(cpus)} {cores}: {len(cpus)} were timed"
+            )
     if lacking := [kind for kind in policy.get("cores", ()) if clusters and kind not in clusters]:
         told.append(f"nothing was timed on {listed(lacking)} cores: the device tells of no such kinds")
     if policy.get("celsius") is not None and not any(one.get("celsius") for one in pulled.readings):

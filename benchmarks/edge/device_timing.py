@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core.artifact import load_artifact, new_artifact
+from ...core.artifact import Artifact, load_artifact, new_artifact
 from ...core.console import SILENT, Console
 from ...core.context import Place
-from ...core.counts import counted
+from ...core.counts import counted, with_article
 from ...core.errors import MachineError, UserError
 from ...core.options.edge_options import EdgeOptions, EdgeRuntime
 from ...core.options.named_inputs import DEVICE
@@ -28,6 +28,7 @@ from ..timing.latency import LatencyComparison
 from . import device_run
 from .device_bundle import DATA, Measured, candidate_of, describe
 from .device_machine import machine_of
+from .device_runtimes import run_by
 from .device_times import comparison_of
 from .pulled_results import read_results
 from .ssh import Device, device_of
@@ -96,6 +97,26 @@ class TimedThere:
 
 RUNTIMES: Mapping[str, EdgeRuntime] = {"cpu": "ort", "cuda": "cuda", "tensorrt": "tensorrt", "openvino": "openvino"}
 """The runtime on a device for each provider of a measurement here."""
+
+
+def require_timable(models: Mapping[str, Artifact], options: BenchOptions) -> None:
+    """Refuse what cannot be timed on the device of the options, before anything is computed.
+
+    Raises:
+        UserError: the device is named wrongly, or a model is no ONNX file.
+        LinkLost: the device cannot be reached.
+        MachineError: it cannot measure.
+    """
+    if options.timer is None:
+        return
+    device = device_named(options.timer)
+    for name, model in models.items():
+        if model.kind != "graph":
+            raise UserError(
+                f"'{name}' is {with_article(model.kind)}, and {device.host} times ONNX files",
+                "export it first with `retort export`, and give the exported file",
+            )
+    description_of(device)
 
 
 def compare_on_device(
@@ -221,7 +242,7 @@ def write_timing_bundle(folder: Path, files: Mapping[str, TimedFile], options: E
                 inputs[key] = f"{DATA}/{index}/input-{number}.npy"
                 np.save(draft.folder / inputs[key], np.ascontiguousarray(array))
             # the inputs are whole batches, so nothing is taken along an axis on the device
-            own = {"batch_axis": {}, "data": {"inputs": inputs, "rows": 1}, "runtime": options.runtimes[0]}
+            own = {"batch_axis": {}, "data": {"inputs": inputs, "rows": 1}, **run_by(options.runtimes[0])}
             candidates.append({**entry, **own})
             if isinstance(file.model, bytes):
                 path.unlink()

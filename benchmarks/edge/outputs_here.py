@@ -16,6 +16,7 @@ from ...core.metrics.classification import class_labels
 from ...core.metrics.mcnemar import McNemar, mcnemar
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Array
+from ..accuracy import prediction_of
 from .device_result import outputs_of
 from .pulled_results import Pulled
 
@@ -30,7 +31,7 @@ class BesideHere:
     Attributes:
         samples: number of compared samples.
         largest: largest difference of any output, as a share of its range here; infinite for what is no number.
-        decisions: number of samples whose class in the first output differs; None if the outputs are no scores.
+        decisions: number of samples whose class in the prediction differs; None if it has no scores of classes.
         first: number of the first sample with a difference of more than :data:`EQUAL` or another class; None without.
         right: the samples that are right only here (lost) and only on the device (gained); None without classes.
     """
@@ -55,7 +56,8 @@ def beside_here(pulled: Pulled, name: str) -> BesideHere | None:
     there = outputs_of(part)
     here = _outputs_here(pulled, candidate, len(next(iter(there.values()))))
     apart = np.max([_apart(here[output], values) for output, values in there.items()], axis=0)
-    ours, theirs = (next(iter(found.values())) for found in ({name: here[name] for name in there}, there))
+    prediction = prediction_of(there)
+    ours, theirs = here[prediction], there[prediction]
     other = theirs.argmax(-1) != ours.argmax(-1) if ours.ndim == 2 and ours.shape[1] > 1 else None
     wrong = apart > EQUAL if other is None else (apart > EQUAL) | other
     first = int(np.argmax(wrong)) if wrong.any() else None

@@ -69,6 +69,7 @@ def run(
     `retort bench fp32.onnx int8.onnx --data digits --provider cuda`
     """
     from ...benchmarks.compare_models import by_name, compare_files
+    from ...benchmarks.edge.device_timing import require_timable
     from ...benchmarks.report.result_files import claim_result, write_result
     from ...benchmarks.report.table import print_table
     from ...pipeline.one_runtime import in_one_runtime
@@ -77,6 +78,8 @@ def run(
     claim_result(out, force)
     options = build_options(BenchOptions, flags, set_)
     named = by_name([load_artifact(path) for path in models])
+    if as_is:
+        require_timable(named, options)
     context = context_of(data, data_arg, "classification", "cpu", seed, screen, "test")
     with screen.working("bench"), tempfile.TemporaryDirectory() as folder:
         compared, notes = (named, []) if as_is else in_one_runtime(named, Path(folder), context)

@@ -102,12 +102,12 @@ def with_wheels(options: EdgeOptions, device: Device) -> EdgeOptions:
         LinkLost: it cannot be reached.
     """
     from ...benchmarks.edge import device_run
-    from ...benchmarks.edge.device_bundle import packages_of
+    from ...benchmarks.edge.device_runtimes import packages_of, run_by
     from ...benchmarks.edge.device_wheels import AUTO, target_of
 
     if options.wheels != AUTO:
         return options
-    packages = packages_of([{"runtime": one} for one in options.runtimes])
+    packages = packages_of([run_by(one) for one in options.runtimes])
     target = target_of(device_run.look_alone(device).answers, packages)
     if target is None:
         return options.model_copy(update={"wheels": ""})

@@ -111,6 +111,14 @@ def test_measure_against_a_reference() -> None:
     assert measure_accuracy("accuracy", worse).drop is None
 
 
+def test_the_prediction_is_the_first_output_of_floating_point() -> None:
+    """As in training: indices before the scores are not judged; without floating point the first output is."""
+    scores, indices = np.eye(4, dtype=np.float16), np.zeros((4, 2), np.int64)
+    assert Predictions({"indices": indices, "scores": scores}, None).main() is scores
+    assert Predictions({"indices": indices, "mask": indices > 0}, None).main() is indices
+    assert Predictions({"indices": indices, "scores": scores}, None).main("indices") is indices
+
+
 def test_values_are_judged_by_the_named_output() -> None:
     """A regression output is chosen by name, and an unknown name is rejected with the existing ones."""
     split, weight = problem(60)

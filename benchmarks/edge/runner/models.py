@@ -14,16 +14,9 @@ import numpy as np
 
 Arrays = dict[str, Any]
 Run = Callable[[Mapping[str, Any]], Callable[[], Any]]
-PROVIDERS = {"ort": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-"""ONNX Runtime's name of each runtime that it contains."""
-EXACT = {
-    "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "NUM_STREAMS": "1",
-    "ENABLE_CPU_PINNING": "NO",
-}  # fmt: skip
-"""Options with which OpenVINO computes what the file says, as ``retort bench --provider openvino`` has them."""
 
 
-def imported(runtime: str) -> Any:
+def imported(module: str) -> Any:
     """Import a runtime without its telemetry.
 
     Raises:
@@ -31,8 +24,7 @@ def imported(runtime: str) -> Any:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    names = {"openvino": "openvino"}
-    return import_module(names.get(runtime, "onnxruntime"))
+    return import_module(module)
 
 
 class Model:
@@ -43,10 +35,10 @@ class Model:
     """
 
     def __init__(self, folder: Path, candidate: Mapping[str, Any], threads: int) -> None:
-        path, runtime = str(folder / candidate["file"]), candidate.get("runtime") or "ort"
         self.axes: dict[str, int] = {**candidate["batch_axis"]}
+        opener = _in_openvino if candidate["module"] == "openvino" else _in_ort
         try:
-            opened = _in_openvino(path, threads) if runtime == "openvino" else _in_ort(path, threads, runtime)
+            opened = opener(str(folder / candidate["file"]), candidate, threads)
         except Exception as error:  # the classes of the runtimes derive from Exception alone
             raise RuntimeError(f"{candidate['name']} cannot be opened: {str(error)[:500]}") from error
         self.names, self.call = opened
@@ -56,24 +48,23 @@ class Model:
         return [np.array(value) for value in self.call(feeds)()]
 
 
-def _in_ort(path: str, threads: int, wanted: str) -> tuple[list[str], Run]:
+def _in_ort(path: str, candidate: Mapping[str, Any], threads: int) -> tuple[list[str], Run]:
     """Names of the outputs, and how ONNX Runtime is called; a GPU's provider that does not start is an error."""
-    runtime = imported(wanted)
+    runtime, wanted = imported("onnxruntime"), candidate["providers"][0]
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
-    providers = [PROVIDERS[wanted], *([PROVIDERS["cuda"]] if wanted == "tensorrt" else [])]
-    session = runtime.InferenceSession(path, options, providers=[*dict.fromkeys([*providers, PROVIDERS["ort"]])])
+    session = runtime.InferenceSession(path, options, providers=candidate["providers"])
     session.disable_fallback()
-    if session.get_providers()[0] != PROVIDERS[wanted]:
-        raise RuntimeError(f"it would run in {session.get_providers()[0]}, and {PROVIDERS[wanted]} is asked for")
+    if session.get_providers()[0] != wanted:
+        raise RuntimeError(f"it would run in {session.get_providers()[0]}, and {wanted} is asked for")
     return [output.name for output in session.get_outputs()], lambda feeds: partial(session.run, None, feeds)
 
 
-def _in_openvino(path: str, threads: int) -> tuple[list[str], Run]:
+def _in_openvino(path: str, candidate: Mapping[str, Any], threads: int) -> tuple[list[str], Run]:
     """Names of the outputs, and how OpenVINO is called."""
-    options = {**EXACT, "INFERENCE_NUM_THREADS": str(threads)}
+    options = {**candidate["options"], "INFERENCE_NUM_THREADS": str(threads)}
     compiled = imported("openvino").Core().compile_model(path, "CPU", options)
     request = compiled.create_infer_request()
     names = [port.get_any_name() for port in compiled.outputs]

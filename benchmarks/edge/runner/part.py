@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 STARTED = time.perf_counter()
+Found = tuple[dict[str, Any], dict[str, Any]]
+"""What a part found, and its raw numbers by name."""
 
 
 def main(arguments: list[str]) -> int:
@@ -56,26 +58,34 @@ def _save(out: Path, value: dict[str, Any], arrays: dict[str, Any]) -> None:
     os.replace(temporary, out)
 
 
-def _latency(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _candidate(manifest: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    return next(one for one in manifest["candidates"] if one["name"] == part["candidate"])
+
+
+def _opened(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """The candidate of a part, its model and its samples."""
+    from .models import Model, Samples
+
+    one = _candidate(manifest, part)
+    return one, Model(folder, one, part["threads"]), Samples(folder, manifest, one)
+
+
+def _latency(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
     from .rounds_of_blocks import timed
 
     gc.disable()
     return timed(folder, manifest, part)
 
 
-def _accuracy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _accuracy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
     """The outputs of one candidate for all samples; up to the first sample that fails."""
     import numpy as np
 
-    from .models import Model, Samples
-
-    (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
-    model, samples = Model(folder, candidate, part["threads"]), Samples(folder, manifest, candidate)
-    size = int(candidate["fixed_batch"] or part["batch"])
+    candidate, model, samples = _opened(folder, manifest, part)
     made: dict[str, list[Any]] = {name: [] for name in model.names}
     done, error = 0, ""
     while done < samples.rows and not error:
-        for count in dict.fromkeys((size, 1 if not candidate["fixed_batch"] else size)):
+        for count in part["batches"]:
             try:
                 outputs = model.run(samples.feeds(model.axes, np.arange(done, done + count)))
                 error = ""
@@ -94,21 +104,21 @@ def _accuracy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> t
     return {"rows": done, "error": error}, joined
 
 
-def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
     """This process from its start to a steady inference: seconds of each step, and its memory."""
-    (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
-    if part.get("drop_cache"):
+    candidate = _candidate(manifest, part)
+    if part["drop_cache"]:
         for path in (folder / candidate["file"]).parent.iterdir():
             _forget(path)
     before = time.perf_counter()
     from .models import Model, Samples, imported
 
-    imported(candidate.get("runtime") or "ort")
+    imported(candidate["module"])
     imported_at, baseline = time.perf_counter(), _memory("VmHWM")
     model = Model(folder, candidate, part["threads"])
     loaded = time.perf_counter()
     samples = Samples(folder, manifest, candidate)
-    feeds = samples.feeds(model.axes, range(int(candidate["fixed_batch"] or 1)))
+    feeds = samples.feeds(model.axes, range(part["batch"]))
     calls: list[float] = []
     ready = time.perf_counter()
     while len(calls) < part["calls"] and time.perf_counter() - ready < part["seconds"]:
@@ -120,13 +130,10 @@ def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
     return {**steps, "first_s": calls[0], "calls_s": calls, **memory}, {}
 
 
-def _energy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _energy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
     """One candidate again and again for some seconds, on real samples; what the counters say at both ends."""
-    from .models import Model, Samples
-
-    (candidate,) = (one for one in manifest["candidates"] if one["name"] == part["candidate"])
-    model, samples = Model(folder, candidate, part["threads"]), Samples(folder, manifest, candidate)
-    size = int(candidate["fixed_batch"] or part["batch"])
+    _, model, samples = _opened(folder, manifest, part)
+    size = part["batch"]
     feeds = [samples.feeds(model.axes, range(start, start + size)) for start in range(0, 8 * size, size)]
     for one in feeds:  # the first calls prepare memory
         model.run(one)
@@ -142,7 +149,7 @@ def _energy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tup
     return {"rows": size, **_spanned(float(part["seconds"]), work)}, {}
 
 
-def _idle(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _idle(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
     """Nothing for some seconds."""
 
     def work(until: float) -> int:

@@ -22,7 +22,6 @@ from typing import Any, NoReturn
 
 from . import SCHEMA
 from .device import available_bytes, described
-from .planned_parts import planned_parts
 from .sensors import Recorder, Sensors
 from .unpacked_wheels import add, site_of
 
@@ -103,7 +102,7 @@ def checked(folder: Path) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise Refused(str(error)) from error
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    for name in manifest.get("packages") or ("numpy", "onnxruntime"):
+    for name in manifest["packages"]:
         try:
             __import__(name)
         except ImportError as error:
@@ -169,7 +168,7 @@ class Run:
         self.folder, self.manifest, self.out = folder, manifest, out
         self.key = sha256(folder / "edge.json")
         self.sensors = Sensors()
-        self.sensors.asks_gpu = any(one.get("runtime") in ("cuda", "tensorrt") for one in manifest["candidates"])
+        self.sensors.asks_gpu = any(one.get("gpu") for one in manifest["candidates"])
         self.policy: dict[str, Any] = manifest["policy"]
         self.deadline = time.monotonic() + 60 * float(self.policy["minutes"])
         self.run = time.time_ns()  # the monotonic clock of another run may have begun anew
@@ -200,9 +199,16 @@ class Run:
         return 130 if ended else 1 if failed else 0
 
     def parts(self) -> dict[str, dict[str, Any]]:
-        """Every part by name, as the policy and the processors of this device ask for them."""
-        clusters = described(folder=self.folder)["cpu"]["clusters"]
-        return planned_parts(self.manifest, clusters, self.key, self.sensors.measures_power())
+        """Every part by name with its processors and threads; what this device does not have is left out."""
+        clusters, powered = described(folder=self.folder)["cpu"]["clusters"], self.sensors.measures_power()
+        found: dict[str, dict[str, Any]] = {}
+        for part in self.manifest["parts"]:
+            cpus = clusters.get(part["cores"], [])
+            if cpus and (powered or not part.get("needs_power")):
+                threads = min(part["threads"] or len(cpus), len(cpus))
+                own = {"threads": threads, "cpus": cpus if part["pinned"] else [], "manifest": self.key}
+                found.setdefault(part["name"].format(threads=threads), {**part, **own})
+        return found
 
     def _do(self, name: str, part: dict[str, Any]) -> int:
         """Do one part in a process of its own; 1 if it failed.

@@ -37,19 +37,18 @@ def timed(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
         Facts of the timing, and the raw times: ``spent``, ``interrupted`` and ``calls`` by candidate, one row per
         round, and the time at which each round began.
     """
-    candidates = [one for one in manifest["candidates"] if one["name"] in part["candidates"]]
+    known = {one["name"]: one for one in manifest["candidates"]}
+    candidates = {label: known[name] for label, name in part["candidates"].items()}
+
+    def call(one: dict[str, Any]) -> Call:
+        model = Model(folder, one, part["threads"])
+        return model.call(Samples(folder, manifest, one).feeds(model.axes, range(part["batch"])))
 
     def opened() -> dict[str, Call]:
-        return {one["name"]: _call(folder, one, Samples(folder, manifest, one), part) for one in candidates}
+        return {label: call(one) for label, one in candidates.items()}
 
-    on_gpu = any(one.get("runtime") in ("cuda", "tensorrt") for one in candidates)
+    on_gpu = any(one.get("gpu") for one in candidates.values())
     return Rounds(opened, {**part, "wall": on_gpu}).measure()
-
-
-def _call(folder: Path, candidate: dict[str, Any], samples: Samples, part: dict[str, Any]) -> Call:
-    model = Model(folder, candidate, part["threads"])
-    feeds = samples.feeds(model.axes, range(part["batch"]))
-    return model.call(feeds)
 
 
 class Rounds:

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from edge_devices import bundle, dense, run_here, splits
 
-from retort.benchmarks.edge.device_bundle import PROGRAM, RUNNER
+from retort.benchmarks.edge.device_bundle import PROGRAM, RUNNER, _policy
 from retort.benchmarks.edge.device_result import outputs_of, results_of
+from retort.benchmarks.edge.planned_parts import planned_parts, rows_at_once
 from retort.benchmarks.edge.pulled_results import Pulled, read_results
 from retort.benchmarks.edge.runner.parts_in_turn import SIGNALS, Run
 from retort.benchmarks.edge.ssh import QUESTIONS
@@ -162,11 +163,13 @@ def test_damaged_bundles_do_not_begin(tmp_path: Path) -> None:
     assert (done.returncode, "no readable edge.json" in done.stderr) == (2, True)
 
 
-def _run_of(folder: Path, names: list[str]) -> Run:
+def _run_of(folder: Path, names: list[str], **options: Any) -> Run:
     """A run of candidates with these names, of which nothing is opened."""
     folder.mkdir()
-    policy = {**EdgeOptions(starts=1).model_dump(mode="json"), "batches": [1], "needed": 6}
-    manifest = {"candidates": [{"name": name} for name in names], "reference": names[0], "policy": policy}
+    policy = _policy(EdgeOptions(**{"starts": 1, **options}))
+    candidates = [{"name": name} for name in names]
+    parts = planned_parts(candidates, policy)
+    manifest = {"candidates": candidates, "reference": names[0], "policy": policy, "parts": parts}
     (folder / "edge.json").write_text(json.dumps(manifest))
     (folder / "out").mkdir()
     return Run(folder, manifest, folder / "out")
@@ -181,6 +184,32 @@ def test_every_model_has_files_of_its_own(tmp_path: Path) -> None:
     files = [f"{name}{ending}" for name in parts for ending in (".json", ".npz", ".part.json")]
     assert len({name.lower() for name in files}) == len(files)
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name) for name in files)
+
+
+def test_parts_are_those_of_the_device(tmp_path: Path) -> None:
+    """Numbers of threads beyond its processors are one timing, kinds of cores that it does not have are left out."""
+    run = _run_of(
+        tmp_path / "run", ["a"], threads=(0, 64, 1), cores=("all", "little"), energy="auto", batch_sizes=(1, 4)
+    )
+    cores = len(os.sched_getaffinity(0))
+    timed = {name: part for name, part in run.parts().items() if part["kind"] == "latency"}
+    counts = sorted({1, cores})
+    assert {name for name in timed if "all" in name} == {f"latency-all-t{n}-b{b}" for n in counts for b in (1, 4)}
+    assert timed[f"latency-all-t{cores}-b4"]["threads"] == cores
+    assert timed["latency-all-t1-b1"]["cpus"] == sorted(os.sched_getaffinity(0))
+    assert all(part["cpus"] == [] for part in run.parts().values() if part["kind"] in ("cold", "accuracy"))
+    run.sensors.measures_power = lambda: True  # type: ignore[method-assign]
+    assert any(part["kind"] == "energy" for part in run.parts().values())
+    run.sensors.measures_power = lambda: False  # type: ignore[method-assign]
+    assert not any(part["kind"] in ("energy", "idle") for part in run.parts().values())
+
+
+def test_rows_are_those_that_a_model_takes() -> None:
+    """A model for one batch size has that one, a plan the nearest of its profiles, and others what is wanted."""
+    assert rows_at_once({}, 16) == 16
+    assert rows_at_once({"fixed_batch": 4}, 16) == 4
+    assert rows_at_once({"batches": [(1, 1), (4, 8)]}, 16) == 8
+    assert rows_at_once({"batches": [(2, 4), (8, 8)]}, 1) == 2
 
 
 def test_results_of_another_bundle_in_the_folder_are_not_taken(tmp_path: Path) -> None:

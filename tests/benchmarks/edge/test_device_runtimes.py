@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from edge_devices import bundle, dense, run_here
 
-from retort.benchmarks.edge.device_bundle import in_each, packages_of
 from retort.benchmarks.edge.device_result import outputs_of, results_of
+from retort.benchmarks.edge.device_runtimes import in_each, packages_of, run_by
 from retort.benchmarks.edge.pulled_results import read_results
 from retort.benchmarks.edge.runner.models import Model
+from retort.core.options.edge_options import EdgeRuntime
 
 
 def test_each_runtime_is_a_candidate() -> None:
     """With one runtime a model keeps its name; what has to be installed follows from the runtimes."""
     entry = {"name": "net", "file": "a.onnx"}
-    assert in_each(entry, ["ort"]) == [{**entry, "runtime": "ort"}]
+    assert in_each(entry, ["ort"]) == [{**entry, **run_by("ort")}]
     both = in_each(entry, ["ort", "openvino"])
     assert [one["name"] for one in both] == ["net (ort)", "net (openvino)"]
     assert packages_of(both) == ["numpy", "onnxruntime", "openvino"]
@@ -43,9 +44,9 @@ def test_two_runtimes_are_compared_on_the_device(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["cuda", "tensorrt"])
-def test_a_gpu_that_is_not_there_is_an_error(runtime: str, tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_an_error(runtime: EdgeRuntime, tmp_path: Path) -> None:
     """ONNX Runtime would fall back to the CPU without a word; the candidate fails and says so."""
     path = dense(tmp_path / "net.onnx", 16).main
-    entry = {"name": "net", "file": path.name, "batch_axis": {"x": 0}, "runtime": runtime}
+    entry = {"name": "net", "file": path.name, "batch_axis": {"x": 0}, **run_by(runtime)}
     with pytest.raises(RuntimeError, match=r"net cannot be opened: .*is asked for"):
         Model(tmp_path, entry, 1)

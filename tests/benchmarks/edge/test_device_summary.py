@@ -11,6 +11,7 @@ import pytest
 from edge_devices import bundle, dense
 
 from retort.benchmarks.edge import outputs_here
+from retort.benchmarks.edge.device_result import _notes
 from retort.benchmarks.edge.device_summary import cold_start, lines_of_device, rows_of_models
 from retort.benchmarks.edge.outputs_here import beside_here
 from retort.benchmarks.edge.pulled_results import Part, Pulled
@@ -69,6 +70,32 @@ def test_outputs_are_compared_sample_by_sample(made: Artifact, tmp_path: Path, c
     assert found.samples == 40
     assert found.first == (11 if changed == 0.5 else None)
     assert found.largest == pytest.approx(changed or 0, rel=0.2, abs=1e-6)
+
+
+def test_classes_are_those_of_the_first_floating_point_output(made: Artifact, tmp_path: Path) -> None:
+    """Another output before the scores does not hide that a class differs, and is compared as well."""
+    session = open_session(made.path / "models/0/model.onnx")
+    scores = np.array(session.run({"x": np.load(made.path / "data/input-0.npy")})["y"])
+    session.close()
+    there = {"indices": np.arange(2 * len(scores)).reshape(-1, 2), "y": scores.copy()}
+    there["y"][5, (scores[5].argmax() + 1) % 3] = scores.max() + 1
+    here = {**there, "y": scores}
+    np.savez(tmp_path / "raw.npz", allow_pickle=False, **{f"output:{name}": values for name, values in there.items()})
+    part = Part("a", {"kind": "accuracy", "candidate": "net", "rows": 40}, tmp_path / "raw.npz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs_here, "_outputs_here", lambda *given: here)
+        found = beside_here(pulled(made, {"a": part}, []), "net")
+    assert found is not None
+    assert (found.decisions, found.first) == (1, 5)
+
+
+def test_fewer_cores_than_threads_are_told(made: Artifact) -> None:
+    """What was asked for beyond the cores of a device is a note of the result."""
+    found = pulled(made, {}, [])
+    described = {**found.described, "policy": {**found.described["policy"], "threads": [1, 64]}}
+    device = {**found.device, "cpu": {"model": "", "clusters": {"all": [0, 1]}}}
+    (note,) = _notes(replace(found, described=described, device=device))
+    assert note == "64 threads were asked for, and the device has 2 cores: 2 were timed"
 
 
 def _timed(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:

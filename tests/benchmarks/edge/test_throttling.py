@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from retort.benchmarks.edge import throttling
+from retort.benchmarks.edge.device_runtimes import run_by
 from retort.benchmarks.edge.runner.device import clusters
 from retort.benchmarks.edge.runner.parts_in_turn import Run
 from retort.benchmarks.edge.runner.sensors import Recorder, Sensors
@@ -196,8 +197,8 @@ def test_programs_that_fail_tell_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("runtime", "asks"), [("ort", False), ("openvino", False), ("cuda", True), ("tensorrt", True)])
-def test_the_driver_is_asked_for_models_on_a_gpu(runtime: str, asks: bool, tmp_path: Path) -> None:
+def test_the_driver_is_asked_for_models_on_a_gpu(runtime: EdgeRuntime, asks: bool, tmp_path: Path) -> None:
     """The manifest says where its models run."""
     (tmp_path / "edge.json").write_text("{}")
-    manifest = {"candidates": [{"name": "a"}, {"name": "b", "runtime": runtime}], "policy": {"minutes": 1}}
+    manifest = {"candidates": [{"name": "a"}, {"name": "b", **run_by(runtime)}], "policy": {"minutes": 1}}
     assert Run(tmp_path, manifest, tmp_path).sensors.asks_gpu == asks

@@ -210,6 +210,27 @@ def test_bench_times_on_a_device(
     assert "--timer" in capsys.readouterr().err
 
 
+def test_what_a_device_cannot_time_is_refused_before_work(
+    models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench --as-is` with a program, and a device that is away, are told before a sample is computed."""
+    import torch
+
+    monkeypatch.setenv("PATH", f"{fake_ssh(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("retort.benchmarks.accuracy.predict", lambda *given, **named: pytest.fail("it was computed"))
+    torch.export.save(torch.export.export(torch.nn.Linear(8, 3), (torch.zeros(2, 8),)), "net.pt2")
+    given = ["--data", "data.npz", "--timer", f"edge:pi@board,python={sys.executable}"]
+    with pytest.raises(SystemExit) as refused:
+        main(["bench", "wide.onnx", "net.pt2", "--as-is", *given])
+    assert refused.value.code == 2
+    assert "'net' is a program, and pi@board times ONNX files" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setenv("FAKE_SSH_FAILS", "ssh: connect to host board port 22: Connection refused")
+    with pytest.raises(SystemExit) as away:
+        main(["bench", *models, *given])
+    assert away.value.code not in (0, None)
+    assert "nothing listens there" in capsys.readouterr().err
+
+
 def test_asking_makes_nothing_on_the_device(
     models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
