@@ -93,16 +93,17 @@ def _timed(
     console: Console,
 ) -> tuple[dict[int, LatencyComparison], dict[str, Any] | None, list[str]]:
     """The times on this machine or on the device of the options, the device as a machine, and notes."""
-    from .repeatability.noise_floor import floors_of
+    from .repeatability.first_use import known_floors
+    from .repeatability.noise_floor import largest
     from .timing.latency import compare_sessions
 
     if options.timer is not None:
         from .edge.device_timing import compare_on_device
 
         return *compare_on_device({name: one.main for name, one in named.items()}, samples, options, console), []
-    floors = floors_of(named.values(), options)
-    timed = compare_sessions(openers, samples, options, console, noise_floor=floors[0].floor if floors else 0.0)
-    return timed, None, [found.text for found in floors[:1]]
+    floors = known_floors(named.values(), options, console)
+    timed = compare_sessions(openers, samples, options, console, noise_floor=largest(floors))
+    return timed, None, [found.text for found in floors]
 
 
 def measures_memory(options: BenchOptions) -> bool:

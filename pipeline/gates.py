@@ -49,7 +49,14 @@ class GateResult:
         return {**asdict(self), "passed": self.passed}
 
 
-def judge(gate: Gate, interval: Interval, against: str, metric: str, doubts: Sequence[str] = ()) -> GateResult:
+def judge(
+    gate: Gate,
+    interval: Interval,
+    against: str,
+    metric: str,
+    doubts: Sequence[str] = (),
+    noise_floor: float = 0.0,
+) -> GateResult:
     """Compare the whole interval with the bound: inside is passed, outside is failed, both is "cannot tell".
 
     Args:
@@ -57,12 +64,17 @@ def judge(gate: Gate, interval: Interval, against: str, metric: str, doubts: Seq
         against: name of the reference stage.
         metric: name of the metric of an accuracy gate.
         doubts: reasons why no decision may be based on the measurement, such as a noisy machine.
+        noise_floor: the largest difference between a file and itself on this machine, such as 0.012; a speed-up that
+            is as close to its bound is not decided.
     """
     kind, bound, at_most = _bound(gate)
+    within_noise = noise_floor > 0 and bound / (1 + noise_floor) <= interval.value <= bound * (1 + noise_floor)
     inside = interval.high <= bound if at_most else interval.low >= bound
     outside = interval.low > bound if at_most else interval.high < bound
-    verdict = "cannot tell" if doubts else "passed" if inside else "failed" if outside else "cannot tell"
-    sentence = f"{_sentence(gate, interval, against, metric)}: {_ending(verdict, interval, doubts)}"
+    undecided = bool(doubts) or within_noise or not (inside or outside)
+    verdict = "cannot tell" if undecided else "passed" if inside else "failed"
+    floor = noise_floor if within_noise and (inside or outside) else 0.0
+    sentence = f"{_sentence(gate, interval, against, metric)}: {_ending(verdict, interval, doubts, floor)}"
     low, high = (end if isfinite(end) else None for end in (interval.low, interval.high))
     return GateResult(
         gate.after,
@@ -88,11 +100,16 @@ def _bound(gate: Gate) -> tuple[str, float, bool]:
     return "speedup", gate.speedup, False
 
 
-def _ending(verdict: str, interval: Interval, doubts: Sequence[str]) -> str:
+def _ending(verdict: str, interval: Interval, doubts: Sequence[str], noise_floor: float) -> str:
     if doubts:
         return f"CANNOT TELL, because the measurement is NOISY: {'; '.join(doubts)}"
     if verdict != "cannot tell":
         return {"passed": "passed", "failed": "MISSED"}[verdict]
+    if noise_floor:
+        return (
+            f"CANNOT TELL, because this machine shows differences up to {noise_floor:.1%} between a file and itself: "
+            "measure longer"
+        )
     if not (isfinite(interval.low) or isfinite(interval.high)):
         return "CANNOT TELL, because the interval is not bounded: measure longer"
     return "CANNOT TELL, because the interval spans the bound: use more samples or measure longer"

@@ -120,7 +120,7 @@ def check_gate(line: Line, gate: Gate) -> GateResult:
         interval = Interval(share, share, share, gate.confidence)
     else:
         ratio = _speedup(line, gate, against)
-        return gates.judge(gate, ratio.interval, against, line.recipe.metric_name, ratio.doubts)
+        return gates.judge(gate, ratio.interval, against, line.recipe.metric_name, ratio.doubts, ratio.noise_floor)
     return gates.judge(gate, interval, against, metric_of(line))
 
 
@@ -166,7 +166,8 @@ def compared_on(
     line: Line, graphs: dict[str, Artifact], options: BenchOptions
 ) -> tuple[dict[int, LatencyComparison], dict[str, Any] | None]:
     """As :func:`compare`, with the device as the machine of a result; None for this machine."""
-    from ..benchmarks.repeatability.noise_floor import floors_of
+    from ..benchmarks.repeatability.first_use import known_floors
+    from ..benchmarks.repeatability.noise_floor import largest
     from ..benchmarks.timing.latency import compare_sessions
 
     samples = line.data.test.read(range(min(LATENCY_SAMPLES, len(line.data.test))))[0]
@@ -175,9 +176,8 @@ def compared_on(
 
         return compare_on_device({name: one.main for name, one in graphs.items()}, samples, options, line.console)
     openers = {name: opener(graph, options) for name, graph in graphs.items()}
-    floors = floors_of(graphs.values(), options)
-    floor = floors[0].floor if floors else 0.0
-    return compare_sessions(openers, samples, options, line.console, noise_floor=floor), None
+    floors = known_floors(graphs.values(), options, line.console)
+    return compare_sessions(openers, samples, options, line.console, noise_floor=largest(floors)), None
 
 
 def serve(line: Line, options: ServeOptions) -> Artifact:

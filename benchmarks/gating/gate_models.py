@@ -9,9 +9,8 @@ from typing import Any
 from ...core.artifact import Artifact
 from ...core.errors import UserError
 from ...core.metrics.ratio import Ratio
-from ..machine import describe, identity, runtime_version
-from ..repeatability.noise_floor import stored
-from ..report.compare import BETWEEN_RUNS, Change, compare_results
+from ..machine import describe
+from ..report.compare import BETWEEN_RUNS, Change, compare_results, floor_of
 from ..result import LatencyRun, Result, StageEntry
 from ..timing.machine_noise import PRESSURE_LIMIT_PERCENT, STEAL_LIMIT_PERCENT
 from .baseline import Bounds, differences, require_comparable, without
@@ -145,11 +144,7 @@ def gate_runs(before: Result, after: Result, names: Mapping[str, str], bounds: B
 def between_runs(before: Result, after: Result) -> float:
     """How far two runs of one file may differ here, such as 0.05; at least the noise floor of this machine."""
     quiet = all(_quiet(run) for result in (before, after) for run in result.runs)
-    names = {stage.runtime for stage in after.stages if stage.runtime}
-    runtimes = [f"{name} {runtime_version(after.env, name)}".strip() for name in sorted(names)]
-    machine, threads = identity(after.env), {run.threads for run in after.runs}
-    floors = [stored(machine, runtime, count) for runtime in runtimes for count in sorted(threads)]
-    return max([BETWEEN_QUIET_RUNS if quiet else BETWEEN_RUNS, *(one.floor for one in floors if one is not None)])
+    return max(BETWEEN_QUIET_RUNS if quiet else BETWEEN_RUNS, floor_of(after))
 
 
 def _quiet(run: LatencyRun) -> bool:

@@ -1,14 +1,16 @@
 """The noise floor of a machine: the largest difference between a file and itself, kept in the cache folder.
 
 It holds for one machine, one runtime with its version, and one number of threads. Of ``n`` comparisons of a file with
-itself, another one exceeds the largest difference with a probability of 1 / (n + 1), whatever the distribution.
+itself, another one exceeds the largest difference with a probability of 1 / (n + 1), whatever the distribution. That
+is a difference of comparisons of a certain length: of longer ones, in which the sessions are opened more often, the
+largest difference falls with the root of the length (docs/benchmarks/ab_simulation.md).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from ...core.system.atomic_files import storage_errors, write_atomically
 from ...core.system.cache import cache_folder
 from ..machine import fingerprint, identity, runtime_version
 from ..sessions import runtime_name
+from ..timing.candidates import Floor
 
-SCHEMA = "retort.noise/1"
+SCHEMA = "retort.noise/2"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class NoiseFloor:
         clock: the deciding clock.
         pressure_percent: share of the time in which processes waited for a CPU, median; None if it is not counted.
         measured: date and time in UTC.
+        seconds: length of a comparison, median.
+        openings: how often the sessions were opened in a comparison, median.
     """
 
     ratios: tuple[float, ...]
@@ -54,18 +59,26 @@ class NoiseFloor:
     clock: str
     pressure_percent: float | None
     measured: str
+    seconds: float
+    openings: int
 
     @property
     def floor(self) -> float:
         """The largest difference, such as 0.012 for 1.2 %."""
         return max(math.exp(abs(math.log(ratio))) - 1 for ratio in self.ratios)
 
+    def at(self, seconds: float) -> float:
+        """The largest difference in comparisons of this length; it does not fall if sessions were opened only once."""
+        if self.openings < 2 or seconds <= self.seconds:
+            return self.floor
+        return self.floor * math.sqrt(self.seconds / seconds)
+
     @property
     def text(self) -> str:
         """One sentence with the floor and where it comes from."""
         times = counted(self.ratios, "comparison")
         return (
-            f"on this machine a file differs from itself by up to {self.floor:.2%} ({times} of "
+            f"on this machine a file differs from itself by up to {self.floor:.2%} ({times} of {self.seconds:.1f} s of "
             f"{self.model} at batch {self.batch}, measured on {self.measured[:10]})"
         )
 
@@ -82,6 +95,11 @@ class NoiseFloor:
         """
         known = {field.name: raw[field.name] for field in fields(NoiseFloor)}
         return NoiseFloor(**{**known, "ratios": tuple(float(ratio) for ratio in raw["ratios"])})
+
+
+def largest(floors: Sequence[NoiseFloor]) -> Floor:
+    """The largest of several floors, as a function of the length of a comparison in seconds; 0 without floors."""
+    return lambda seconds: max((one.at(seconds) for one in floors), default=0.0)
 
 
 def key_of(machine: Mapping[str, Any], runtime: str, threads: int) -> str:
@@ -122,6 +140,18 @@ def stored(machine: Mapping[str, Any], runtime: str, threads: int) -> NoiseFloor
         return found if raw.get("schema") == SCHEMA and found.ratios and min(found.ratios) > 0 else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def known_floor(machine: Mapping[str, Any], runtimes: Iterable[str], threads: Iterable[int]) -> float:
+    """The largest stored floor of these runtimes and numbers of threads, on the machine of a result; 0 without one.
+
+    Args:
+        machine: the fingerprint in the result.
+        runtimes: such as ``ONNX Runtime on the CPU``, without their versions.
+    """
+    versioned = [f"{name} {runtime_version(machine, name)}".strip() for name in runtimes]
+    found = (stored(identity(machine), runtime, count) for runtime in versioned for count in threads)
+    return max((one.floor for one in found if one is not None), default=0.0)
 
 
 def floors_of(models: Iterable[Artifact], options: BenchOptions) -> list[NoiseFloor]:

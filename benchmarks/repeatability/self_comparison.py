@@ -7,9 +7,10 @@ measurement goes on where it stopped.
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +33,12 @@ FEWEST = 8
 
 
 def measure_floor(
-    model: Artifact, options: BenchOptions, comparisons: int, console: Console = SILENT, batch: int = 1
+    model: Artifact,
+    options: BenchOptions,
+    comparisons: int,
+    console: Console = SILENT,
+    batch: int = 1,
+    given_up: Callable[[list[dict[str, Any]]], str] = lambda rows: "",
 ) -> NoiseFloor:
     """Compare a model with itself, and give the largest difference.
 
@@ -40,9 +46,10 @@ def measure_floor(
         options: threads, provider, and seconds of one comparison.
         comparisons: number of them.
         batch: rows per call.
+        given_up: why the measurement ends after so many comparisons; empty if it goes on.
 
     Raises:
-        MachineError: fewer than half of the comparisons, or fewer than eight, are valid.
+        MachineError: fewer than half of the comparisons, or fewer than eight, are valid, or it was given up.
         StorageError: the cache folder cannot be written.
     """
     facts = fingerprint()
@@ -59,6 +66,9 @@ def measure_floor(
             rows.append(row)
             append_row(path, row)
             bar.advance()
+            if why := given_up(rows):
+                path.unlink(missing_ok=True)
+                raise MachineError(why, "measure it with more time: `retort bench noise`")
     path.unlink(missing_ok=True)
     return _floor(rows, options, batch, identity(facts), runtime, model.main.name)
 
@@ -99,7 +109,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    with storage_errors(str(path)):
+    with storage_errors(str(path), errno.EEXIST, errno.ENOTDIR):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -147,4 +157,6 @@ def _floor(
         clock=valid[-1]["clock"],
         pressure_percent=median(pressures) if pressures else None,
         measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seconds=median(row["seconds"] for row in valid),
+        openings=int(median(len(row["turns"]) for row in valid)),
     )

@@ -12,6 +12,7 @@ from ...core.errors import UserError
 from ...core.metrics.intervals import Interval
 from ...core.metrics.ratio import Ratio
 from ...core.metrics.task_metrics import HIGHER_IS_BETTER
+from ..repeatability.noise_floor import known_floor
 from ..result import LatencyEntry, Result, Spread, StageEntry, load_result
 from ..spreads import RatioEntry
 from ..timing.statistics import Verdict, unpaired_ratio
@@ -32,8 +33,9 @@ class Change:
             wider than necessary. Exactly 0 for the same file with the same metric on the same data. None if either
             stage has no metric, or another one.
         speed: by batch size, how many times faster the second is.
-        verdicts: by batch size; ``cannot tell`` for changes within 5 %, the spread between runs, and if either run is
-            NOISY or the two were timed by different clocks.
+        verdicts: by batch size; ``cannot tell`` for changes within 5 %, the spread between runs, or within the noise
+            floor of the machine if that is larger, and if either run is NOISY or the two were timed by different
+            clocks.
     """
 
     stage: str
@@ -79,8 +81,15 @@ def compare_results(before: Result, after: Result) -> Comparison:
         )
     doubts = {batch: _doubts(before, after, batch) for batch in {run.batch for run in after.runs}}
     same = _data(before) is not None and _data(before) == _data(after)
-    changes = (_change(known[stage.stage], stage, doubts, same) for stage in shared)
+    apart = max(BETWEEN_RUNS, floor_of(before), floor_of(after))
+    changes = (_change(known[stage.stage], stage, doubts, same, apart) for stage in shared)
     return Comparison(tuple(changes), tuple(_notes(before, after)))
+
+
+def floor_of(result: Result) -> float:
+    """The noise floor of the machine of a result that is stored here, such as 0.012; 0 if there is none."""
+    runtimes = sorted({stage.runtime for stage in result.stages if stage.runtime})
+    return known_floor(result.env, runtimes, sorted({run.threads for run in result.runs}))
 
 
 def comparison_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -142,8 +151,14 @@ def unpaired_speed(
     return Ratio(first / second, None, None, confidence, rounds=0, **attributes)
 
 
-def _change(before: StageEntry, after: StageEntry, doubts: Mapping[int, tuple[str, ...]], same_data: bool) -> Change:
-    """One stage in both results; the same file on the same samples has no difference, without an interval around it."""
+def _change(
+    before: StageEntry, after: StageEntry, doubts: Mapping[int, tuple[str, ...]], same_data: bool, apart: float
+) -> Change:
+    """One stage in both results; the same file on the same samples has no difference, without an interval around it.
+
+    Args:
+        apart: how far two runs of one file may differ.
+    """
     one, two = before.metric, after.metric
     drop = unpaired_drop(one.name, one, two) if one and two and one.name == two.name else None
     if drop is not None and one == two and same_data and before.sha256 == after.sha256:
@@ -160,17 +175,17 @@ def _change(before: StageEntry, after: StageEntry, doubts: Mapping[int, tuple[st
         )
         for batch in shared
     }
-    verdicts = {batch: _verdict(ratio) for batch, ratio in speed.items()}
+    verdicts = {batch: _verdict(ratio, apart) for batch, ratio in speed.items()}
     ratio = after.size_bytes / max(before.size_bytes, 1)
     return Change(after.stage, before, after, ratio, drop, speed, verdicts)
 
 
-def _verdict(speed: Ratio) -> Verdict:
+def _verdict(speed: Ratio, apart: float) -> Verdict:
     if speed.doubts:
         return "cannot tell"
-    if speed.low is not None and speed.low > 1 + BETWEEN_RUNS:
+    if speed.low is not None and speed.low > 1 + apart:
         return "faster"
-    return "slower" if speed.high is not None and speed.high < 1 / (1 + BETWEEN_RUNS) else "cannot tell"
+    return "slower" if speed.high is not None and speed.high < 1 / (1 + apart) else "cannot tell"
 
 
 def _doubts(before: Result, after: Result, batch: int) -> tuple[str, ...]:

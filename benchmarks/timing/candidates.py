@@ -15,6 +15,8 @@ from .clocks import Clocks, clocks_for
 
 Opener = Callable[[], Session]
 """Opens a model; several sessions show how much the times of one file differ between sessions."""
+Floor = Callable[[float], float]
+"""The largest difference between a file and itself in a comparison of so many seconds, such as 0.012."""
 Candidate = Call | tuple[Session | Opener, Feeds]
 
 

@@ -22,17 +22,17 @@ Answer = Literal["yes", "no", "cannot tell"]
 def no_slower(ratio: Ratio, percent: float) -> Answer:
     """Whether the candidate is slower than the reference by less than ``percent``, with the interval's confidence.
 
-    ``no`` if the whole interval lies at or beyond the margin.
+    ``no`` if the whole interval lies at or beyond the margin. A margin within the machine's noise floor is not decided.
 
     Args:
         percent: the margin of the time, such as 5.
     """
-    least = 1 / (1 + percent / 100)
+    least, found = 1 / (1 + percent / 100), ratio.beyond_noise
     if ratio.doubts:
         return "cannot tell"
-    if ratio.low is not None and ratio.low > least:
+    if found.low > least:
         return "yes"
-    return "no" if ratio.high is not None and ratio.high <= least else "cannot tell"
+    return "no" if found.high <= least else "cannot tell"
 
 
 def equivalent(ratio: Ratio, percent: float) -> Answer:
@@ -41,13 +41,13 @@ def equivalent(ratio: Ratio, percent: float) -> Answer:
     Args:
         percent: the margin of the time, such as 5.
     """
-    most = 1 + percent / 100
+    most, found = 1 + percent / 100, ratio.beyond_noise
     slower = no_slower(ratio, percent)
     if slower != "yes":
         return slower
-    if ratio.high is not None and ratio.high < most:
+    if found.high < most:
         return "yes"
-    return "no" if ratio.low is not None and ratio.low >= most else "cannot tell"
+    return "no" if found.low >= most else "cannot tell"
 
 
 def tost_p(reference: Sequence[float], candidate: Sequence[float], percent: float, seed: int = 0) -> float:

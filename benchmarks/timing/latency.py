@@ -25,7 +25,7 @@ from ...core.system.garbage import no_collections
 from ...core.tensors import Feeds
 from ..edge.runner.slots import Plan
 from ..raw_times import RawTimes, raw_times
-from .candidates import Bench, Candidate, Opener
+from .candidates import Bench, Candidate, Floor, Opener
 from .clocks import Clocks
 from .drift_and_spikes import Spikes, spikes
 from .holm import holm
@@ -133,7 +133,7 @@ def compare_sessions(
     console: Console = SILENT,
     *,
     reference: str | None = None,
-    noise_floor: float = 0.0,
+    noise_floor: Floor = lambda seconds: 0.0,
 ) -> dict[int, LatencyComparison]:
     """Compare sessions that share their inputs, at every batch size of the options.
 
@@ -142,7 +142,7 @@ def compare_sessions(
             so that intervals include the differences between sessions.
         samples: real inputs, which are repeated to the batch size.
         reference: name of the reference of the ratios; the first candidate by default.
-        noise_floor: the largest difference between a file and itself on this machine; see :mod:`.noise_floor`.
+        noise_floor: the largest difference between a file and itself on this machine in comparisons of a length.
 
     Returns:
         One comparison per batch size.
@@ -154,9 +154,10 @@ def compare_sessions(
     }
 
 
-def above_floor(found: LatencyComparison, noise_floor: float) -> LatencyComparison:
+def above_floor(found: LatencyComparison, noise_floor: Floor) -> LatencyComparison:
     """The comparison with a machine's noise floor, within which a ratio is no difference."""
-    return _with_ratios(found, lambda ratio: replace(ratio, noise_floor=noise_floor)) if noise_floor else found
+    least = noise_floor(found.seconds)
+    return _with_ratios(found, lambda ratio: replace(ratio, noise_floor=least)) if least else found
 
 
 def _with_ratios(found: LatencyComparison, change: Callable[[Ratio], Ratio]) -> LatencyComparison:

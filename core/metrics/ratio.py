@@ -104,6 +104,15 @@ class Ratio:
         return Interval(self.value, low, math.inf if self.high is None else self.high, self.confidence)
 
     @property
+    def beyond_noise(self) -> Interval:
+        """The interval, made as wide as the noise floor on both sides: no bound within it is decided."""
+        known, factor = self.interval, 1 + self.noise_floor
+        if not self.noise_floor:
+            return known
+        low, high = min(known.low, self.value / factor), max(known.high, self.value * factor)
+        return Interval(self.value, low, high, self.confidence)
+
+    @property
     def span(self) -> str:
         """``3.05 to 3.20``, or the statement that there is no interval."""
         if self.low is None and self.high is None:

@@ -220,6 +220,12 @@ class BenchOptions(Options):
         description="Option of the provider as key=value, such as trt_fp16_enable=1. It overrides the value that "
         "Retort derives.",
     )
+    self_test: bool = Field(
+        default=True,
+        description="Whether the first comparison on a machine begins with a self-test of a few seconds, in which a "
+        "file is compared with itself; smaller differences are then not called real. RETORT_SELF_TEST=off in the "
+        "environment turns it off everywhere.",
+    )
     engine_cache: str | None = Field(
         default=None,
         description="Folder in which the provider tensorrt keeps its engines, or `off`. The default is the user's "

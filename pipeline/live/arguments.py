@@ -231,6 +231,7 @@ class CompareArguments(TypedDict, total=False):
     provider: Provider
     axis: Names
     provider_option: Names
+    self_test: bool
     engine_cache: str | None
 
 

@@ -32,6 +32,16 @@ def test_speedup_is_a_lower_bound() -> None:
     assert judge(SPEED, Interval(2.1, 1.9, 2.3, 0.95), "train", "accuracy").verdict == "cannot tell"
 
 
+@pytest.mark.parametrize(("value", "verdict"), [(2.02, "cannot tell"), (1.98, "cannot tell"), (2.2, "passed")])
+def test_a_speedup_as_close_to_its_bound_as_a_file_to_itself_is_undecided(value: float, verdict: str) -> None:
+    """Where a file differs from itself by 3 %, a narrow interval within 3 % of the bound decides nothing."""
+    interval = Interval(value, value - 0.01, value + 0.01, 0.95)
+    assert judge(SPEED, interval, "train", "accuracy").verdict == ("passed" if value > 2 else "failed")
+    found = judge(SPEED, interval, "train", "accuracy", noise_floor=0.03)
+    assert found.verdict == verdict
+    assert ("differences up to 3.0% between a file and itself" in found.sentence) == (verdict == "cannot tell")
+
+
 def test_sentence_names_stage_number_and_interval() -> None:
     """The sentence of a missed gate names the stage, the number, the interval and the bound."""
     sentence = judge(DROP, Interval(0.031, 0.021, 0.045, 0.95), "train", "accuracy").sentence

@@ -64,6 +64,9 @@ def test_a_slowdown_within_the_noise_floor_does_not_fail() -> None:
     ratio = slowed(1, 3, 5.5)
     assert check_latency("a", 1, replace(ratio, noise_floor=0.04), TIMES, 5).outcome == "cannot tell"
     assert check_latency("a", 1, ratio, TIMES, 5).outcome == "failed"
+    near = slowed(2.9, 3, 3.1)  # 2 % from the bound of 5 %
+    assert check_latency("a", 1, replace(near, noise_floor=0.04), TIMES, 5).outcome == "cannot tell"
+    assert check_latency("a", 1, replace(near, noise_floor=0.01), TIMES, 5).outcome == "passed"
 
 
 def test_the_slowdown_is_the_reciprocal_of_the_ratio() -> None:

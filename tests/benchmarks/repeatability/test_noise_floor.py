@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from known import known
+from measured_results import measured
 
 from retort.__main__ import main
 from retort.benchmarks import machine
 from retort.benchmarks.repeatability import noise_floor, self_comparison
 from retort.benchmarks.repeatability.noise_floor import NoiseFloor
+from retort.benchmarks.report.compare import compare_results
 from retort.benchmarks.small_networks import make_nets, random_feeds
 from retort.core.artifact import load_artifact
 from retort.core.errors import MachineError
@@ -26,7 +28,7 @@ from retort.core.session import open_session
 QUICK = BenchOptions(budget_s=0.25, block_ms=1.0)
 FOUND = NoiseFloor(
     (1.01, 0.98, 1.001), 0, 1, {"processor": "x"}, "ONNX Runtime on the CPU 1.31", 1, "wide.onnx", 1, 5.0, "thread",
-    12.5, "2026-12-01T06:00:00+00:00",
+    12.5, "2026-12-01T06:00:00+00:00", 4.0, 9,
 )  # fmt: skip
 
 
@@ -47,7 +49,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_floor_is_the_largest_difference_in_either_direction() -> None:
     """A ratio of 0.98 is a difference of 2.04 %, which is more than 1.01."""
     assert FOUND.floor == pytest.approx(1 / 0.98 - 1)
-    assert "by up to 2.04% (3 comparisons of wide.onnx at batch 1, measured on 2026-12-01)" in FOUND.text
+    text = FOUND.text
+    assert "by up to 2.04% (3 comparisons of 4.0 s of wide.onnx at batch 1, measured on 2026-12-01)" in text
+
+
+def test_the_floor_of_longer_comparisons_is_lower() -> None:
+    """With sessions opened again, it falls with the root of the length; else, and in shorter ones, it stays."""
+    assert FOUND.at(16.0) == pytest.approx(FOUND.floor / 2)
+    assert FOUND.at(1.0) == FOUND.floor
+    assert replace(FOUND, openings=1).at(400.0) == FOUND.floor
+    noisier = replace(FOUND, ratios=(1.03,), openings=1)
+    assert noise_floor.largest([FOUND, noisier])(64.0) == pytest.approx(0.03)
+    assert noise_floor.largest([])(1.0) == 0.0
 
 
 def test_a_stored_floor_belongs_to_one_machine_runtime_and_number_of_threads() -> None:
@@ -60,7 +73,7 @@ def test_a_stored_floor_belongs_to_one_machine_runtime_and_number_of_threads() -
     assert noise_floor.stored(FOUND.machine, FOUND.runtime, 2) is None
 
 
-@pytest.mark.parametrize("damaged", ["", "[]", "{", '{"schema": "retort.noise/1"}', '{"schema": "other"}'])
+@pytest.mark.parametrize("damaged", ["", "[]", "{", '{"schema": "retort.noise/2"}', '{"schema": "other"}'])
 def test_a_damaged_floor_is_no_floor(damaged: str) -> None:
     """A file that is empty, cut off or of another form is as good as none."""
     noise_floor.store(FOUND).write_text(damaged)
@@ -144,3 +157,18 @@ def test_inputs_are_made_for_every_type(tmp_path: Path) -> None:
     feeds = random_feeds(open_session(make_nets(tmp_path)[0]).signature, 5)
     assert feeds["image"].shape == (5, 3, 32, 32)
     assert 0.9 < feeds["image"].std() < 1.1
+
+
+def test_runs_are_not_told_apart_within_the_floor(tmp_path: Path) -> None:
+    """Two runs that differ by 30 % are slower and faster; with a floor of 60 % on their machine they cannot tell."""
+    found, slower = measured(tmp_path), measured(tmp_path, slow=1.3, seed=5)
+    assert {"slower"} == {
+        verdict for one in compare_results(found, slower).changes for verdict in one.verdicts.values()
+    }
+    runtime = f"ONNX Runtime on the CPU {machine.runtime_version(slower.env, 'ONNX Runtime')}".strip()
+    stages = tuple(stage.model_copy(update={"runtime": "ONNX Runtime on the CPU"}) for stage in slower.stages)
+    slower = slower.model_copy(update={"stages": stages})
+    where = {"machine": machine.identity(slower.env), "runtime": runtime, "threads": slower.runs[0].threads}
+    noise_floor.store(replace(FOUND, ratios=(1.6,), **where))
+    told = [change.verdicts.values() for change in compare_results(found, slower).changes]
+    assert {"cannot tell"} == {verdict for verdicts in told for verdict in verdicts}
