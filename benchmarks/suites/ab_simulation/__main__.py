@@ -1,12 +1,13 @@
 """False alarms, power and coverage of comparisons, from recorded comparisons of one file with itself.
 
-    python -m retort.benchmarks.suites.ab_simulation --comparisons 1000 --minutes 20
+    python -m retort.benchmarks.suites.ab_simulation --comparisons 1000 --minutes 30 --pairs 40
     python -m retort.benchmarks.suites.ab_simulation model.onnx --batch 8 --out runs/ab.jsonl
 
 Compares a small convolutional network with itself, with the timing of this package, while another process computes.
 Rows are appended to a file; the same command goes on where it was interrupted. Then it counts how often the file was
 called faster or slower than itself, how often a true slowdown of 1, 2 and 5 % is found when the recorded times of one
 side are scaled, what a gate for 5 % decides, and in how many simulations the intervals of percentiles hold the truth.
+With `--pairs`, two networks are compared so many times before, and each time again at least five minutes later.
 Goals (benchmarks.md): at most 1 % false alarms (B1), a slowdown of 1 % found with 90 % probability within 60 s (B2),
 99 % intervals of percentiles (B3), runs minutes apart that agree within 5 % (B9). Prints tables and one JSON line.
 """
@@ -30,8 +31,9 @@ from ...machine import describe, fingerprint
 from ...repeatability.self_comparison import append_row, compared, rows_in
 from ...small_networks import make_nets
 from ..repetition import busy
-from . import recorded_pairs, simulated_percentiles
+from . import recorded_pairs, replicated_pairs, simulated_percentiles
 from .recorded_pairs import Replication, Verdicts
+from .replicated_pairs import WALL, Agreement, Pairs, agreements
 from .simulated_percentiles import SIMULATIONS, Coverage
 
 COMPARISONS, BUDGET_S, LOAD = 1000, 1.2, 1
@@ -113,6 +115,19 @@ def replication_goal(found: Replication | None) -> list[tuple[str, bool | None]]
     return [(sentence, found.within_5 >= REPLICATED * found.pairs)]
 
 
+def pair_goals(found: Sequence[Agreement]) -> list[tuple[str, bool | None]]:
+    """A sentence on each figure of two runs, and whether 95 % of the pairs agree within 5 % or say NOISY."""
+    return [
+        (
+            f"B9: {one.what}: {one.within_5} of {one.pairs} pairs within 5 %, {one.within_2} within 2 %, {one.noisy} "
+            f"NOISY (goal {REPLICATED:.0%} within 5 % or NOISY)",
+            one.share >= REPLICATED,
+        )
+        for one in found
+        if one.what != WALL
+    ]
+
+
 def _share(what: str, share: Any, goal: float) -> str:
     return f"{what} {share.value:.1%} [{share.low:.1%}, {share.high:.1%}] (goal {goal:.0%})"
 
@@ -131,13 +146,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--load", type=int, default=LOAD, help="number of busy processes meanwhile")
     parser.add_argument("--simulations", type=int, default=SIMULATIONS, help="simulations of percentiles")
     parser.add_argument("--out", type=Path, default=Path("runs/ab_simulation.jsonl"), help="file to append to")
+    parser.add_argument("--pairs", type=int, default=0, help="number of comparisons that are made again minutes later")
     given = parser.parse_args(arguments)
     console = Console("text")
     options = BenchOptions(budget_s=given.budget, threads=given.threads, batch_sizes=(given.batch,))
     with tempfile.TemporaryDirectory() as folder:
-        model = load_artifact(given.model or make_nets(Path(folder))[0])
+        nets = {path.stem: load_artifact(path) for path in make_nets(Path(folder))}
+        model = load_artifact(given.model) if given.model else next(iter(nets.values()))
         asked = (given.batch, given.comparisons, given.load, given.minutes, given.out)
+        pairs = Pairs(nets, options, given.pairs, given.out.with_suffix(".pairs.jsonl"))
+        with busy(given.load):
+            pairs.first_runs(console)
         rows = record(model, options, *asked, console)
+        with busy(given.load):
+            pairs.second_runs(console)
     found = recorded_pairs.verdicts(rows)
     coverage = simulated_percentiles.coverages(given.simulations) if given.simulations else []
     noisy = sum(bool(row["noisy"]) for row in rows)
@@ -145,7 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                   *recorded_pairs.table(found))  # fmt: skip
     console.table("99 % intervals of percentiles", *simulated_percentiles.table(coverage))
     replicated = recorded_pairs.replication(rows)
-    told = [*goals(found, coverage), *replication_goal(replicated)]
+    agreed = agreements(pairs.rows)
+    if agreed:
+        console.table("two runs, five minutes apart", *replicated_pairs.table(agreed))
+    told = [*goals(found, coverage), *replication_goal(replicated), *pair_goals(agreed)]
     for sentence, reached in told:
         console.say(f"{'not measured' if reached is None else 'reached' if reached else 'MISSED'}: {sentence}")
     machine = describe(fingerprint())
@@ -155,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "noisy": noisy,
         "verdicts": [one.to_dict() for one in found],
         "replication": None if replicated is None else asdict(replicated),
+        "pairs": [one.to_dict() for one in agreed],
         "percentiles": [one.to_dict() for one in coverage],
         "goals": [{"goal": sentence, "reached": reached} for sentence, reached in told],
     }

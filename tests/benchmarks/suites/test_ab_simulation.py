@@ -13,7 +13,7 @@ import pytest
 from retort.benchmarks.repeatability.self_comparison import append_row, rows_in
 from retort.benchmarks.small_networks import make_nets
 from retort.benchmarks.suites.ab_simulation import __main__ as suite
-from retort.benchmarks.suites.ab_simulation import recorded_pairs, simulated_percentiles
+from retort.benchmarks.suites.ab_simulation import recorded_pairs, replicated_pairs, simulated_percentiles
 from retort.core.artifact import load_artifact
 from retort.core.console import SILENT
 from retort.core.errors import UserError
@@ -77,6 +77,49 @@ def test_runs_minutes_apart_are_compared() -> None:
     assert (slower.within_5, slower.pairs) == (0, found.pairs)
     assert dict(suite.replication_goal(slower)).popitem()[1] is False
     assert recorded_pairs.replication(steady[:50]) is None
+
+
+def a_run(pair: int, run: int, ratio: float, time_ms: float = 1.0, noisy: tuple[str, ...] = ()) -> dict[str, Any]:
+    """One run of a pair."""
+    return {"pair": pair, "run": run, "ratio": ratio, "time_ms": time_ms, "wall_ms": 1.0, "noisy": list(noisy)}
+
+
+def test_pairs_agree_or_say_noisy() -> None:
+    """A pair 1 % apart is within 2 %, one 4 % within 5 %, one 8 % apart misses, a NOISY one counts as told."""
+    seconds = [(1.0, ()), (2.02, ()), (2.08, ()), (2.16, ()), (9.0, ("busy",))]
+    rows = [a_run(pair, 0, 2.0) for pair in range(1, 5)]
+    rows += [a_run(pair, 1, *seconds[pair][:1], noisy=seconds[pair][1]) for pair in range(1, 5)]
+    ratio, time_ms, _ = replicated_pairs.agreements([*rows, a_run(7, 0, 2.0)])
+    assert (ratio.pairs, ratio.noisy, ratio.within_2, ratio.within_5) == (4, 1, 1, 2)
+    assert ratio.largest_percent == pytest.approx(8)
+    assert ratio.share == 0.75
+    assert time_ms.share == 1.0
+    assert [reached for _, reached in suite.pair_goals([ratio, time_ms])] == [False, True]
+    assert replicated_pairs.agreements(rows[:4]) == []
+
+
+def test_the_second_runs_come_minutes_later(tmp_path: Path) -> None:
+    """Each waits for its first run, an interrupted recording goes on, and rows of other models are refused."""
+    nets = {path.stem: load_artifact(path) for path in make_nets(tmp_path)}
+    waited = list[float]()
+
+    def pairs(models: Mapping[str, Any]) -> replicated_pairs.Pairs:
+        return replicated_pairs.Pairs(
+            models, QUICK.model_copy(update={"batch_sizes": (1,)}), 2, tmp_path / "p.jsonl", waited.append
+        )
+
+    pairs(nets).first_runs(SILENT)
+    again = pairs(nets)
+    again.first_runs(SILENT)
+    assert waited == []
+    again.second_runs(SILENT)
+    assert [280 < seconds <= 300 for seconds in waited] == [True, True]
+    assert [(row["pair"], row["run"]) for row in again.rows] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    found = replicated_pairs.agreements(again.rows)[0]
+    assert found.pairs == 2
+    assert again.rows[0]["ratio"] > 1.2
+    with pytest.raises(UserError, match="other models"):
+        pairs({"wide": nets["narrow"], "narrow": nets["wide"]})
 
 
 def test_noisy_comparisons_are_left_out() -> None:
