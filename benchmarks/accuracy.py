@@ -10,9 +10,9 @@ import numpy as np
 from ..core.console import SILENT, Console
 from ..core.data.splits import Split, batches
 from ..core.errors import DataError, ModelError
-from ..core.metrics.classification import right_by_class
 from ..core.metrics.intervals import Interval, wilson
-from ..core.metrics.task_metrics import AGAINST_OUTPUTS, METRIC_UNIT, evaluate, metric_interval, paired_difference
+from ..core.metrics.task_metrics import evaluate, is_labelled, metric_interval, metric_of, paired_difference
+from ..core.metrics.tasks.classification import right_by_class
 from ..core.options.stage_options import MetricName
 from ..core.session import Session, model_faults
 from ..core.tensors import BATCH, Array, Feeds, TensorSpec
@@ -157,8 +157,8 @@ def measure_accuracy(
     same, ratio = None, None
     if before.shape == given.shape:
         ratio = evaluate("sqnr", given, before)
-        values = METRIC_UNIT[metric] == "target"  # regression: outputs are no scores of classes
-        same = None if values else metric_interval("agreement", given, before, confidence, seed)
+        decides = metric_of(metric).decides  # otherwise outputs are no scores of classes
+        same = metric_interval("agreement", given, before, confidence, seed) if decides else None
     sqnr_db = ratio if ratio is not None and np.isfinite(ratio) else None
     return Accuracy(metric, interval, len(given), drop, same, sqnr_db, named)
 
@@ -174,7 +174,7 @@ def _by_class(
 
 
 def _truth(metric: MetricName, predictions: Predictions, given: Array, before: Array | None) -> Array:
-    if metric in AGAINST_OUTPUTS:
+    if not is_labelled(metric):
         return given if before is None else before
     if predictions.targets is None:
         raise DataError(

@@ -11,6 +11,7 @@ from ..core.artifact import Artifact
 from ..core.console import Console
 from ..core.context import Context, Place
 from ..core.errors import UserError
+from ..core.options.metric_names import known_metric
 from ..core.options.option_types import SEED_MAX
 from ..core.options.stage_options import DataSpec, ModelSpec, Options, Target, Task
 from ..core.options.stage_table import STAGES, kind_made
@@ -37,6 +38,28 @@ DataArgs = Annotated[
     list[str], typer.Option("--data-arg", help="Argument of the data source, as key=value. Repeatable.")
 ]
 TaskOption = Annotated[Task, typer.Option(help="What the model does.")]
+
+
+def _metric(name: str | None) -> str | None:
+    """A metric of the command line.
+
+    Raises:
+        BadParameter: there is none of that name.
+    """
+    try:
+        return None if name is None else known_metric(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        callback=_metric,
+        help="Metric on the test split, such as accuracy, f1, top3, miou, cer, recall@10 or package.module:function. "
+        "By default it is chosen from the targets; without targets, it is the agreement with the first model.",
+    ),
+]
 TargetOption = Annotated[
     Target, typer.Option(help="Hardware that the model is made for. It determines the quantization scheme.")
 ]

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 from ..core.metrics.intervals import Interval
-from ..core.metrics.task_metrics import METRIC_UNIT
+from ..core.metrics.task_metrics import unit_of
 from ..core.options.stage_options import Gate
 
 
@@ -139,16 +139,16 @@ def _end(value: float) -> str:
 
 def _points(value: float, metric: str) -> str:
     """``2 pp``, ``3 dB``, or a number in the targets' unit."""
-    if METRIC_UNIT[metric] == "percent":
+    if unit_of(metric) == "percent":
         return f"{100 * value:.3g} pp"
-    return f"{value:.4g} dB" if METRIC_UNIT[metric] == "dB" else f"{value:.4g}"
+    return f"{value:.4g} dB" if unit_of(metric) == "dB" else f"{value:.4g}"
 
 
 def _drop(interval: Interval, metric: str) -> str:
     """``lost 0.56 pp [−0.20, 1.90]`` or, if the metric is better, ``gained 0.70 pp [−0.10, 1.50]``."""
     better = interval.value < 0
     low, high = (-interval.high, -interval.low) if better else (interval.low, interval.high)
-    if METRIC_UNIT[metric] == "percent":
+    if unit_of(metric) == "percent":
         change = "gained" if better else "lost"
         return _signed(f"{change} {100 * abs(interval.value):.2f} pp [{100 * low:.2f}, {100 * high:.2f}]")
     word = "better" if better else "worse"

@@ -12,8 +12,8 @@ import numpy as np
 from ...core.counts import counted
 from ...core.cpu_targets import ARM_MACHINES
 from ...core.errors import DataError, RetortError
-from ...core.metrics.classification import class_labels
 from ...core.metrics.mcnemar import McNemar, mcnemar
+from ...core.metrics.tasks.classification import class_labels
 from ...core.session import SessionOptions, open_session
 from ...core.tensors import Array
 from ..accuracy import prediction_of

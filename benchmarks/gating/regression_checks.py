@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ...core.metrics.intervals import Interval
 from ...core.metrics.ratio import Ratio
-from ...core.metrics.task_metrics import METRIC_UNIT
+from ...core.metrics.task_metrics import unit_of
 from ..report import formatting
 from ..spreads import Spread
 from ..timing.equivalence import no_slower
@@ -113,7 +113,7 @@ def check_accuracy(
     """
     spread = Spread.of(drop)
     change = f"{formatting.drop_value(metric, drop.value, signed=True)} {formatting.drop_range(metric, spread)}"
-    allowed = f"{100 * bound:g} pp" if METRIC_UNIT[metric] == "percent" else f"{bound:g}"
+    allowed = f"{100 * bound:g} pp" if unit_of(metric) == "percent" else f"{bound:g}"
     if drop.high <= bound:
         outcome: Outcome = "passed"
         reason = f"at most {allowed} are allowed"

@@ -11,7 +11,7 @@ from typing import Any
 from ...core.errors import UserError
 from ...core.metrics.intervals import Interval
 from ...core.metrics.ratio import Ratio
-from ...core.metrics.task_metrics import HIGHER_IS_BETTER
+from ...core.metrics.task_metrics import higher_is_better
 from ..repeatability.noise_floor import known_floor
 from ..result import LatencyEntry, Result, Spread, StageEntry, load_result
 from ..spreads import RatioEntry
@@ -129,7 +129,7 @@ def unpaired_drop(name: str, before: Spread, after: Spread) -> Interval:
 
     The two intervals are combined by method 10 of R. G. Newcombe, Statistics in Medicine 17 (1998), 873-890.
     """
-    one, two = (before, after) if HIGHER_IS_BETTER[name] else (after, before)
+    one, two = (before, after) if higher_is_better(name) else (after, before)
     first, second = one.interval(), two.interval()
     value = first.value - second.value
     low = value - math.hypot(first.value - first.low, second.high - second.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core.metrics.task_metrics import HIGHER_IS_BETTER, METRIC_UNIT
+from ...core.metrics.task_metrics import higher_is_better, unit_of
 from ..result import Spread
 
 DASH = "–"
@@ -66,7 +66,7 @@ def tick(value: float) -> str:
 
 def metric_tick(name: str, value: float) -> str:
     """A metric on an axis."""
-    return f"{tick(100 * value)} %" if METRIC_UNIT[name] == "percent" else tick(value)
+    return f"{tick(100 * value)} %" if unit_of(name) == "percent" else tick(value)
 
 
 def ratio_text(ratio: Spread | None) -> str:
@@ -87,14 +87,14 @@ def metric_value(name: str, value: float | None) -> str:
     """``98.61 %``, ``0.0123`` or ``23.4 dB``."""
     if value is None:
         return "∞"
-    if METRIC_UNIT[name] == "target":
+    if unit_of(name) == "target":
         return minus(f"{value:.4g}")
-    return minus(f"{value:.1f} dB") if METRIC_UNIT[name] == "dB" else minus(f"{100 * value:.2f} %")
+    return minus(f"{value:.1f} dB") if unit_of(name) == "dB" else minus(f"{100 * value:.2f} %")
 
 
 def metric_range(name: str, spread: Spread | None) -> str:
     """The interval of a metric in its unit, without the unit."""
-    if METRIC_UNIT[name] == "target":
+    if unit_of(name) == "target":
         return (
             ""
             if spread is None
@@ -108,9 +108,9 @@ def drop_value(name: str, value: float | None, signed: bool = False) -> str:
     if value is None:
         return DASH
     plus = "+" if signed else ""
-    if METRIC_UNIT[name] == "target":
+    if unit_of(name) == "target":
         return minus(f"{value:{plus}.3g}")
-    return minus(f"{metric_scale(name) * value:{plus}.2f} {'dB' if METRIC_UNIT[name] == 'dB' else 'pp'}")
+    return minus(f"{metric_scale(name) * value:{plus}.2f} {'dB' if unit_of(name) == 'dB' else 'pp'}")
 
 
 def change_text(name: str, drop: float) -> str:
@@ -121,30 +121,30 @@ def change_text(name: str, drop: float) -> str:
     shown = drop_value(name, abs(drop))
     if not any(digit in shown for digit in "123456789"):
         return "lost nothing"
-    words = ("lost", "gained") if HIGHER_IS_BETTER[name] else ("worse by", "better by")
+    words = ("lost", "gained") if higher_is_better(name) else ("worse by", "better by")
     return f"{words[0] if drop > 0 else words[1]} {shown}"
 
 
 def loss_name(name: str, usual: str = "loss") -> str:
     """The heading of losses, which are positive where a metric is worse: ``rise`` for errors, which grow then."""
-    return usual if HIGHER_IS_BETTER[name] else "rise"
+    return usual if higher_is_better(name) else "rise"
 
 
 def drop_range(name: str, spread: Spread | None) -> str:
     """The interval of a drop, without the unit."""
     if spread is None:
         return ""
-    return metric_range(name, spread) if METRIC_UNIT[name] == "target" else range_text(spread, metric_scale(name), 2)
+    return metric_range(name, spread) if unit_of(name) == "target" else range_text(spread, metric_scale(name), 2)
 
 
 def metric_scale(name: str) -> float:
     """What a metric and its drops are multiplied by to be shown: 100 for percentages."""
-    return 100.0 if METRIC_UNIT[name] == "percent" else 1.0
+    return 100.0 if unit_of(name) == "percent" else 1.0
 
 
 def drop_unit(name: str) -> str:
     """The unit of a drop on an axis, with a comma before it: ``, percentage points``."""
-    return {"percent": ", percentage points", "dB": ", dB", "target": ""}[METRIC_UNIT[name]]
+    return {"percent": ", percentage points", "dB": ", dB", "target": ""}[unit_of(name)]
 
 
 def factor(reference: float, value: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from ...core.metrics.task_metrics import HIGHER_IS_BETTER
+from ...core.metrics.task_metrics import higher_is_better
 from ...core.system.atomic_files import write_atomically
 from ..machine import describe, int8_outlook
 from ..result import GateEntry, LatencyEntry, PercentileEntry, Result, Spread, StageEntry
@@ -126,7 +126,7 @@ def tiles(result: Result) -> list[dict[str, str]]:
 
 def _change_range(name: str, drop: Spread) -> str:
     """The interval of the change of a metric, with the sign of the change: minus the loss where higher is better."""
-    if not HIGHER_IS_BETTER[name]:
+    if not higher_is_better(name):
         return formatting.drop_range(name, drop)
     ends = {"low": None if drop.high is None else -drop.high, "high": None if drop.low is None else -drop.low}
     return formatting.drop_range(name, drop.model_copy(update=ends))

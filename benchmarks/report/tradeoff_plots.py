@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.metrics.task_metrics import HIGHER_IS_BETTER
+from ...core.metrics.task_metrics import higher_is_better
 from ..result import Result, Spread, StageEntry
 from . import formatting
 from .drawing import COLOUR, Plot, axes, dot, drawn, label_points, scale, whisker
@@ -80,7 +80,7 @@ def _bytes(stages: Sequence[StageEntry]) -> tuple[list[StageEntry], Cost] | None
 
 def _tradeoff(result: Result, stages: Sequence[StageEntry], cost: Cost) -> Plot:
     metrics, name = [span_of(stage.metric) for stage in stages], _name(stages)
-    up = HIGHER_IS_BETTER[name]
+    up = higher_is_better(name)
     best = front([span[1] for span in cost.spans], [span[1] if up else -span[1] for span in metrics])
     many = len(stages) > MANY
     with axes(330) as ax:

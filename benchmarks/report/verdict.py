@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ...core.counts import counted, listed
 from ...core.metrics.ratio import Ratio
-from ...core.metrics.task_metrics import HIGHER_IS_BETTER
+from ...core.metrics.task_metrics import higher_is_better
 from ..result import LatencyEntry, PercentileEntry, Result, StageEntry
 from . import formatting
 
@@ -205,7 +205,7 @@ def _loss_words(result: Result, stage: StageEntry) -> str:
 
 def change_of(name: str, loss: float) -> float:
     """The change of the metric: minus the loss, or the loss itself for error metrics."""
-    return -loss if HIGHER_IS_BETTER[name] else loss
+    return -loss if higher_is_better(name) else loss
 
 
 def _joined(parts: list[str]) -> str:

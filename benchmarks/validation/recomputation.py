@@ -8,7 +8,7 @@ from typing import Any
 
 from ...core.counts import counted
 from ...core.errors import RetortError
-from ...core.metrics.task_metrics import HIGHER_IS_BETTER
+from ...core.metrics.task_metrics import higher_is_better
 from ..build_result import latency_entry
 from ..result import LatencyEntry, LatencyRun, Result, StageEntry
 from ..timing.latency import summary
@@ -151,7 +151,7 @@ class Recomputation:
         same_samples = comparable and reference.metric is not None and reference.metric.n == metric.n
         if same_samples and stage.drop is not None and None not in (stage.drop.value, metric.value):
             assert reference.metric is not None
-            sign = 1 if HIGHER_IS_BETTER[metric.name] else -1
+            sign = 1 if higher_is_better(metric.name) else -1
             lost = sign * ((reference.metric.value or 0.0) - (metric.value or 0.0))
             self._same(f"{where}.drop.value", "the loss", whose, stage.drop.value, lost, "metrics")
         samples = sum(one.n for one in stage.classes)

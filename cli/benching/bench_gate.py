@@ -16,7 +16,7 @@ from ...core.options.option_types import Provider
 from ...core.options.stage_options import BenchOptions, MetricName
 from ...core.system.atomic_files import write_atomically
 from ...core.system.owned_folders import claim_file
-from ..app import DataArgs, Debug, ForceFile, Json, Seed, Settings, console, context_of, given_options
+from ..app import DataArgs, Debug, ForceFile, Json, MetricOption, Seed, Settings, console, context_of, given_options
 from ..flags import build_options
 from .bench_models import benching
 
@@ -40,7 +40,7 @@ def gate(
     baseline: Annotated[Path, typer.Option(help="The stored result: a .json file, a bench artifact or a run.")],
     data: Annotated[str, typer.Option(help="Data on which model files are measured, as of `retort bench`.")] = "",
     data_arg: DataArgs = [],  # noqa: B006
-    metric: Annotated[MetricName | None, typer.Option(help="Metric on the test split, as of `retort bench`.")] = None,
+    metric: MetricOption = None,
     slower: Annotated[str, typer.Option(help="The slowdown that must be found, such as 5%.")] = "5%",
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Whether times are gated, or only accuracy and size.")

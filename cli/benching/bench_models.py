@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ...core.artifact import load_artifact
-from ...core.options.stage_options import BenchOptions, MetricName
-from ..app import Data, DataArgs, Debug, ForceFile, Json, Seed, Settings, app, console, context_of
+from ...core.options.stage_options import BenchOptions
+from ..app import Data, DataArgs, Debug, ForceFile, Json, MetricOption, Seed, Settings, app, console, context_of
 from ..flags import build_options, with_flags
 from ..interruptible import Interruptible
 
@@ -38,13 +38,7 @@ def run(
     models: Annotated[list[Path], typer.Argument(help="Model files or artifact folders. The first is the reference.")],
     data: Data,
     data_arg: DataArgs = [],  # noqa: B006
-    metric: Annotated[
-        MetricName | None,
-        typer.Option(
-            help="Metric on the test split. By default it is chosen from the type of the targets; without targets, it "
-            "is the agreement with the first model."
-        ),
-    ] = None,
+    metric: MetricOption = None,
     out: Annotated[Path | None, typer.Option(help="File for the result, .json or .html.")] = None,
     force: ForceFile = False,
     as_is: Annotated[

@@ -12,7 +12,6 @@ import typer
 from ...core.artifact import Artifact, load_artifact, raise_if_not
 from ...core.console import Console
 from ...core.options.edge_options import EdgeOptions
-from ...core.options.stage_options import MetricName
 from ...core.system.owned_folders import RUNS
 from ..app import app
 from ..interruptible import Interruptible
@@ -58,9 +57,6 @@ Page = Annotated[
         help="File for a page of the result, .html or .md. Further numbers of threads and kinds of cores get files of "
         "their own beside it.",
     ),
-]
-Metric = Annotated[
-    MetricName | None, typer.Option(help="Metric on the samples. By default it is chosen from the type of the targets.")
 ]
 
 

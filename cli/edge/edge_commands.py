@@ -14,7 +14,7 @@ from ...core.errors import MachineError, RetortError, UserError
 from ...core.options.edge_options import EdgeOptions
 from ...core.options.stage_options import MetricName
 from ...core.system.owned_folders import RUNS, sha256_file
-from ..app import Data, DataArgs, Debug, Force, Json, Out, Settings, console, context_of
+from ..app import Data, DataArgs, Debug, Force, Json, MetricOption, Out, Settings, console, context_of
 from ..flags import build_options, with_flags
 from .edge_arguments import (
     STORE,
@@ -22,7 +22,6 @@ from .edge_arguments import (
     Folder,
     Host,
     MeterFile,
-    Metric,
     Models,
     Page,
     Python,
@@ -69,7 +68,7 @@ def run(
     data: Data = "",
     data_arg: DataArgs = [],  # noqa: B006
     results: Results = None,
-    metric: Metric = None,
+    metric: MetricOption = None,
     meter: MeterFile = None,
     report: Page = None,
     folder: Folder = None,
@@ -133,7 +132,7 @@ def pull(
         Path | None, typer.Option(help="Folder out that was brought back by hand, instead of a device.")
     ] = None,
     results: Results = None,
-    metric: Metric = None,
+    metric: MetricOption = None,
     meter: MeterFile = None,
     report: Page = None,
     folder: Folder = None,

@@ -18,7 +18,7 @@ from ...core.counts import counted
 from ...core.errors import DataError, MachineError, UserError
 from ...core.facts.program_facts import Epoch, TrainFacts, Training, TrainTiming
 from ...core.formats.program_file import fit_context
-from ...core.metrics.task_metrics import METRIC_UNIT
+from ...core.metrics.task_metrics import unit_of
 from ...core.options.stage_options import TrainOptions
 from ...core.terminal.interruption import noting_what_is_kept
 from ..graph.node_values import observing
@@ -104,7 +104,7 @@ def _ending(result: FitResult) -> str:
     loss = f"training loss {result.history[result.best_epoch - 1].loss:.4g}"
     if result.best_metric is None:
         return f"{loss} in the last of {counted(result.epochs, 'epoch')}, which is kept without a validation split"
-    percent = METRIC_UNIT.get(result.metric_name) == "percent"
+    percent = result.metric_name not in ("", "loss") and unit_of(result.metric_name) == "percent"
     value = f"{100 * result.best_metric:.2f} %" if percent else f"{result.best_metric:.4g}"
     where = f"in epoch {result.best_epoch} of {result.epochs}, whose weights are kept"
     return f"{result.metric_name} {value} on the validation split, {loss}, {where}"

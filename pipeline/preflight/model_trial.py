@@ -14,7 +14,8 @@ from ...core.data.model_inputs import fit_to, score_indices
 from ...core.data.splits import Split, Splits, targets_in_memory
 from ...core.errors import RetortError
 from ...core.formats.program_file import read_signature
-from ...core.metrics.task_metrics import LABELLED
+from ...core.metrics.task_metrics import is_labelled
+from ...core.options.metric_names import is_function
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import CaptureOptions, DistillOptions, ModelSpec, TrainOptions
 from ...core.signature import Signature
@@ -112,7 +113,7 @@ def _needs_targets(subject: Subject, data: Splits) -> Iterator[Fault]:
     if data.train.read([0])[1] is None and "train" in subject.made:
         yield Fault(subject.key("train"), "`train` needs targets, and the samples have none", remedy)
     metric = subject.recipe.metric
-    if metric in LABELLED and data.test.read([0])[1] is None:
+    if metric is not None and not is_function(metric) and is_labelled(metric) and data.test.read([0])[1] is None:
         text = f"'{metric}' needs targets, but these samples have none"
         yield Fault("metric", text, "add targets, or choose agreement (`metric: agreement` at the top of a recipe)")
 

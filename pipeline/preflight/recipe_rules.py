@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...core.metrics.task_metrics import metrics_for
+from ...core.metrics.tasks.table import fits, metrics_for
 from ...core.options.recipe import Recipe
 from ...core.options.recipe_faults import Fault
 from ...core.options.serving_options import PackOptions
@@ -15,12 +15,11 @@ from ...core.options.stage_table import reference_among
 
 def text_faults(recipe: Recipe) -> Iterator[Fault]:
     """All faults that need nothing but the recipe."""
-    known = metrics_for(recipe.task)
-    if recipe.metric is not None and recipe.metric not in known:
+    if recipe.metric is not None and not fits(recipe.metric, recipe.task):
         yield Fault(
             "metric",
             f"{recipe.metric} does not fit `task: {recipe.task}`",
-            f"choose one of {', '.join(known)}, or another `task`",
+            f"choose one of {', '.join(metrics_for(recipe.task))}, or another `task`",
         )
     yield from _serving_faults(recipe)
     order = list(dict.fromkeys(["capture", *(stage.name for stage in recipe.stages)]))

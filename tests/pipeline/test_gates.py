@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import get_args
 
 import pytest
 
 from retort.core.metrics.intervals import Interval
-from retort.core.metrics.task_metrics import AGAINST_OUTPUTS, LABELLED, TRAITS, metrics_for
-from retort.core.options.stage_options import Gate, MetricName
+from retort.core.metrics.task_metrics import is_labelled, metric_of, metrics_for
+from retort.core.options.metric_names import DEFAULT_METRICS, EXAMPLES, WORDS
+from retort.core.options.stage_options import Gate
 from retort.pipeline.gates import judge
 
 DROP = Gate(after="prune", accuracy_drop=0.02)
@@ -68,9 +68,14 @@ def test_a_better_metric_is_a_gain() -> None:
 
 def test_the_table_of_metrics_is_the_only_one() -> None:
     """It has every metric that a recipe takes, and the metrics of a task begin with those that need targets."""
-    assert set(TRAITS) == set(get_args(MetricName))
-    assert metrics_for("regression") == ("mse", "mae", "cosine", "sqnr")
-    assert set(LABELLED) | set(AGAINST_OUTPUTS) == set(metrics_for("classification")) | set(metrics_for("regression"))
+    for name in (*WORDS, *EXAMPLES.values()):
+        assert metric_of(name).tasks, name
+    assert metrics_for("regression") == ("mse", "mae", "r2", "pearson", "spearman", "cosine", "sqnr")
+    for task, default in DEFAULT_METRICS.items():
+        names = metrics_for(task)
+        labelled = [is_labelled(name) for name in names]
+        assert default in names
+        assert labelled == sorted(labelled, reverse=True)
 
 
 def test_a_noisy_measurement_passes_and_misses_no_gate() -> None:

@@ -243,6 +243,6 @@ def test_bad_values_are_named(name: MetricName, outputs: np.ndarray, targets: np
 
 def test_unknown_metric_is_refused() -> None:
     """For an unknown metric, the message lists the existing ones."""
-    with pytest.raises(UserError, match="no such metric: 'auc'") as caught:
-        task_metrics.evaluate("auc", np.zeros((2, 2)), np.zeros(2, int))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no such metric: 'acuracy'") as caught:
+        task_metrics.evaluate("acuracy", np.zeros((2, 2)), np.zeros(2, int))
     assert "accuracy" in caught.value.remedy
