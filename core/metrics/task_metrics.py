@@ -20,8 +20,8 @@ from .intervals import Floats, Interval, Score, bootstrap, paired_proportions, s
 from .relative_error import decibels
 from .tasks.classification import class_labels
 from .tasks.definition import Evidence, Metric, Statistic
+from .tasks.metric_table import higher_is_better, is_labelled, metric_of, metrics_for, unit_of
 from .tasks.similarity import energies
-from .tasks.table import higher_is_better, is_labelled, metric_of, metrics_for, unit_of
 from .tasks.user_metrics import RESAMPLES as USER_RESAMPLES
 from .tasks.user_metrics import Judged, user_statistic
 
@@ -117,6 +117,7 @@ class _Measured:
 
     @property
     def score(self) -> Score:
+        """The metric as a function of sample weights."""
         return as_score(self.statistic)
 
     @property
@@ -129,6 +130,7 @@ class _Measured:
 
     @property
     def value(self) -> float:
+        """The metric on all samples."""
         return value_of(self.name, self.statistic, self.count)
 
     def with_doubt(self, interval: Interval) -> Interval:

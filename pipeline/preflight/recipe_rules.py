@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...core.metrics.tasks.table import fits, metrics_for
+from ...core.metrics.tasks.metric_table import fits, metrics_for
 from ...core.options.recipe import Recipe
 from ...core.options.recipe_faults import Fault
 from ...core.options.serving_options import PackOptions
