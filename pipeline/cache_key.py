@@ -103,6 +103,8 @@ def named_in(options: Options, base: Path) -> list[object]:
         value = getattr(options, name)
         if isinstance(value, ModelSpec):
             found.append(parent_identity(value, base))
+        elif isinstance(value, Options):
+            found += named_in(value, base)
         elif value is not None and NAMES_FILE in field.metadata and (base / value).is_file():
             found.append(hashlib.sha256((base / value).read_bytes()).hexdigest())
         elif value is not None and NAMES_KEY in field.metadata and (base / value).is_file():

@@ -32,8 +32,8 @@ from ..training.losses import (
     present,
     shaped_like,
     squared_error,
-    task_loss,
 )
+from ..training.task_losses import task_loss
 from ..training.train import fit, training_facts, warn_of
 
 

@@ -7,15 +7,19 @@ from pathlib import Path
 import torch
 
 from ...core.context import Context
+from ...core.data.references import importable
 from ...core.data.splits import Splits
 from ...core.errors import DataError
 from ...core.facts.quantize_facts import QatFacts
-from ...core.options.stage_options import QatOptions, Task
+from ...core.options.stage_options import MetricName, QatOptions, Task
 from ..distillation.distill import soft_target_loss
 from ..graph.module_edit import fetch
 from ..program import Program, clone, evaluating
 from ..training.checkpoint import discard
-from ..training.losses import Loss, Score, as_targets, task_loss
+from ..training.losses import Loss
+from ..training.score import Score
+from ..training.targets import as_targets
+from ..training.task_losses import task_loss
 from ..training.train import FitResult, fit
 from .correction.layer_matrices import quantized_layers
 from .correction.learned_scales import learnable, refresh_ranges
@@ -49,16 +53,21 @@ def train_quantized(
         DataError: there are no training samples, or they have no labels and the loss needs labels.
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
-    data, task = context.data, context.task
-    if len(data.train) == 0:
+    if len(context.data.train) == 0:
         raise DataError("quantization-aware training needs training samples", "give a train split, or remove `qat`")
+    with importable(context.base):  # the metric may be the user's
+        return _trained(program, teacher, options, context)
+
+
+def _trained(program: Program, teacher: Program, options: QatOptions, context: Context) -> tuple[FitResult, QatFacts]:
+    data, task = context.data, context.task
     before = {name: value.detach().clone() for name, value in program.module.state_dict().items()}
-    start = _score(program, data, task)
+    start = _score(program, data, task, options.keep)
     loss = _loss(program, teacher, data, options, task)
     with learnable(program, weights=True):
         result = fit(program, options, context, loss, LABEL)
     _keep_biases(program)
-    end = _score(program, data, task)
+    end = _score(program, data, task, options.keep)
     kept = start.value is None or end.value is None or not _worse(end, start)
     if not kept:
         program.module.load_state_dict(before)
@@ -97,14 +106,16 @@ def _worse(end: Score, start: Score) -> bool:
     return end.value < start.value if start.higher_is_better else end.value > start.value
 
 
-def _score(program: Program, data: Splits, task: Task, batch_size: int = 256) -> Score:
+def _score(
+    program: Program, data: Splits, task: Task, metric: MetricName | None = None, batch_size: int = 256
+) -> Score:
     """The validation metric; its value is None without labelled samples."""
-    score, split = Score(task), data.validation
+    score, split = Score(task, metric), data.validation
     with evaluating(program), torch.no_grad():
         for start in range(0, len(split), batch_size):
             inputs, values = split.read(range(start, min(start + batch_size, len(split))))
             if values is None:
-                return Score(task)
+                return Score(task, metric)
             feeds = program.signature.validate(inputs)
             outputs = program.module(*(torch.as_tensor(value) for value in feeds.values()))
             named = {spec.name: value for spec, value in zip(program.signature.outputs, outputs)}

@@ -37,6 +37,8 @@ def doubt_of(
         teacher: the program that a student learned from; without targets, its classes stand for them.
         teachers: the same data with the input names of the teacher.
     """
+    if task not in ("classification", "regression"):
+        return ""
     split = _spread(data.judging)
     if not len(split):
         return ""

@@ -16,7 +16,8 @@ from ...core.options.stage_options import Task
 from ...core.tensors import Array
 from ..graph.devices import as_tensor
 from ..program import Program
-from .losses import Tensors, as_targets
+from .losses import Tensors
+from .targets import as_targets
 
 Span = tuple[int, int]
 Indices = Sequence[int] | NDArray[np.int64]

@@ -19,9 +19,10 @@ from ..graph.node_values import named_values
 from ..program import Program, evaluating, set_training
 from .checkpoint import State, random_state, restore_random
 from .feeding import Batch, Feeding, Reader
-from .losses import Loss, Score, Tensors
+from .losses import Loss, Tensors
 from .observed_loss import module_of, observed_by, train_also
 from .optimizers import make_optimizer, rate_factor, set_rate
+from .score import Score
 
 
 @dataclass
@@ -134,7 +135,7 @@ class Loop:
     def validate(self) -> Score:
         """The validation metric of the weights that would be kept: of the moving average if there is one."""
         split, size = self.data.validation, self.options.batch_size
-        score = Score(self.task)
+        score = Score(self.task, self.options.keep)
         with evaluating(self.program), self._averaged(), torch.no_grad():
             for start in range(0, len(split), size):
                 rows = range(start, min(start + size, len(split)))

@@ -1,42 +1,22 @@
-"""Task losses and their validation metric: cross entropy and accuracy, or squared error; targets are checked."""
+"""Losses on the prediction of a program: cross entropy and squared error, and what is its prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
-from ...core.counts import counted
-from ...core.data.splits import Split, Splits, batches, check_finite
 from ...core.errors import DataError, UserError
-from ...core.options.stage_options import Task, TrainOptions
+from ...core.metrics.tasks.classification import IGNORED
 from ...core.signature import Signature
-from ...core.tensors import Array, TensorSpec
+from ...core.tensors import TensorSpec
 from ..program import Program
 
 Tensors = dict[str, torch.Tensor]
 Loss = Callable[[Tensors, Tensors, torch.Tensor | None], torch.Tensor]
 """Function of outputs by name, inputs by name and targets (or None) that returns the mean loss of the batch."""
-
-METRIC: dict[Task, str] = {"classification": "accuracy", "regression": "mse"}
-_COUNTING_BATCH = 256
-
-
-def task_loss(options: TrainOptions, data: Splits, task: Task, program: Program) -> Loss:
-    """The loss of a task on the program's prediction, its first floating-point output.
-
-    Classification: cross entropy with label smoothing and class weights. Regression: mean squared error.
-
-    Raises:
-        UserError: the class weights do not fit the number of classes.
-    """
-    if task == "regression":
-        return squared_error
-    return CrossEntropy(_class_weights(options, data, class_count(program)), options.label_smoothing)
 
 
 @dataclass
@@ -52,10 +32,14 @@ class CrossEntropy:
     smoothing: float = 0.0
 
     def __call__(self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        """The weighted mean over all targets of a batch."""
-        scores = classes_second(first(outputs).float())
+        """The weighted mean over all targets of a batch that count; 0 if none does."""
+        scores, wanted = classes_second(first(outputs).float()), present(targets)
+        if wanted.dim() > 1 and not bool((wanted != IGNORED).any()):
+            return scores.sum() * 0
         weights = None if self.weights is None else self.weights.to(scores.device)
-        return functional.cross_entropy(scores, present(targets), weight=weights, label_smoothing=self.smoothing)
+        return functional.cross_entropy(
+            scores, wanted, weight=weights, label_smoothing=self.smoothing, ignore_index=IGNORED
+        )
 
 
 def squared_error(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
@@ -123,37 +107,6 @@ def classes_second(scores: torch.Tensor) -> torch.Tensor:
     return scores.movedim(class_axis(scores.dim()), 1)
 
 
-def as_targets(values: Array | None, program: Program, task: Task, where: str) -> torch.Tensor | None:
-    """Targets of one batch as a tensor: int64 classes, or float values shaped like the output.
-
-    Raises:
-        DataError: classes are out of range, or values are not finite or have a wrong shape.
-    """
-    if values is None:
-        return None
-    if task == "classification":
-        return torch.from_numpy(_classes(np.asarray(values), class_count(program), where))
-    check_finite({"target": np.asarray(values)}, where)
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))
-
-
-def _classes(values: Array, count: int, where: str) -> NDArray[np.int64]:
-    if values.dtype.kind not in "iub":
-        raise DataError(
-            f"{where}: targets are {values.dtype}, not class indices",
-            "give integer classes from 0, or set `task: regression`",
-        )
-    classes = values.astype(np.int64)
-    bad = classes[(classes < 0) | (classes >= count)]
-    if bad.size:
-        raise DataError(
-            f"{where}: target class {int(bad[0])} is out of range: the model has "
-            f"{counted(count, 'class')}, 0 to {count - 1}",
-            "number the classes from 0, or give the model as many outputs as there are classes",
-        )
-    return classes
-
-
 def shaped_like(targets: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
     """Targets in the shape of the prediction if only axes of size 1 differ; broadcasting would pair all samples.
 
@@ -169,68 +122,3 @@ def shaped_like(targets: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor
             "give one target per predicted value",
         )
     return targets.reshape(prediction.shape)
-
-
-class Score:
-    """The validation metric, summed batch by batch: accuracy or mean squared error; the loss without targets."""
-
-    def __init__(self, task: Task) -> None:
-        self.name = METRIC[task]
-        self._total = 0.0
-        self._count = 0
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a larger value is a better one."""
-        return self.name == "accuracy"
-
-    @property
-    def value(self) -> float | None:
-        """The metric of all batches so far; None before the first."""
-        return self._total / self._count if self._count else None
-
-    def add(self, outputs: Tensors, targets: torch.Tensor | None, loss: torch.Tensor | None) -> None:
-        """Add one batch; ``loss`` (its mean) is used if there are no targets."""
-        prediction = first(outputs).float()
-        if targets is None or loss is not None:
-            self.name = "loss"
-            self._total += float(loss if loss is not None else 0.0) * len(prediction)
-            self._count += len(prediction)
-        elif self.name == "accuracy":
-            correct = classes_second(prediction).argmax(1) == targets
-            self._total += int(correct.sum())
-            self._count += correct.numel()
-        else:
-            error = (prediction - shaped_like(targets, prediction)).double()
-            self._total += float(error.square().sum())
-            self._count += error.numel()
-
-
-def _class_weights(options: TrainOptions, data: Splits, count: int) -> torch.Tensor | None:
-    if options.class_weights == "none":
-        return None
-    if options.class_weights == "balanced":
-        return balanced_weights(data.train, count)
-    if len(options.class_weights) != count:
-        raise UserError(
-            f"class_weights has {counted(options.class_weights, 'value')}, but the model has {counted(count, 'class')}",
-            "give one weight per class, or `balanced`",
-        )
-    return torch.tensor(options.class_weights, dtype=torch.float32)
-
-
-def balanced_weights(split: Split, count: int) -> torch.Tensor:
-    """Weights ``n / (classes * n_class)``, so that every class has the same total weight; 0 for an empty class.
-
-    Raises:
-        DataError: the split has no targets, or a class is out of range.
-    """
-    seen = np.zeros(count, dtype=np.int64)
-    for _, targets in batches(split, _COUNTING_BATCH):
-        if targets is None:
-            raise DataError(
-                "`class_weights: balanced` needs targets, but the training split has none", "set `class_weights: none`"
-            )
-        seen += np.bincount(_classes(targets, count, "the training split").ravel(), minlength=count)
-    weights = np.divide(seen.sum(), count * seen, out=np.zeros(count), where=seen > 0)
-    return torch.from_numpy(weights.astype(np.float32))

@@ -15,6 +15,7 @@ from ...core.artifact import Artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.counts import counted
+from ...core.data.references import importable
 from ...core.errors import DataError, MachineError, UserError
 from ...core.facts.program_facts import Epoch, TrainFacts, Training, TrainTiming
 from ...core.formats.program_file import fit_context
@@ -35,7 +36,8 @@ from .checkpoint import (
     state_hash,
 )
 from .loop import Loop
-from .losses import Loss, task_loss
+from .losses import Loss
+from .task_losses import task_loss
 
 __all__ = ["FitResult", "Loss", "discard", "fit", "train", "training_facts", "warn_of"]
 
@@ -85,7 +87,7 @@ def fit(
     if len(data.train) == 0:
         raise DataError("the training split is empty", "give at least one sample")
     machine = _machine(options)
-    with seeded(context.seed), _on_device(program, machine.device):
+    with seeded(context.seed), importable(context.base), _on_device(program, machine.device):
         loss = loss or task_loss(options, data, context.task, program)
         identity = _identity(program, options, context, loss)
         loop = Loop(program, data, options, loss, machine, context.task, context.seed)

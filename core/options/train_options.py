@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .metric_names import MetricName
+from .named_inputs import NAMES_FUNCTION
 from .option_types import Count, Options, Positive, Probability
 
 
@@ -36,6 +38,12 @@ class TrainOptions(Options):
     )
     accumulate: Count = Field(default=1, description="Number of batches per optimizer step.")
     patience: Count | None = Field(default=None, description="Stop after this number of epochs without improvement.")
+    keep: Annotated[MetricName | None, NAMES_FUNCTION] = Field(
+        default=None,
+        description="Metric of the validation split that decides which epoch is kept and when patience ends, such as "
+        "f1, miou or package.module:function. The default is that of the task: accuracy, average_precision, mse, "
+        "recall@1 or cer.",
+    )
     ema: Probability | None = Field(default=None, description="Decay of an exponential moving average of the weights.")
     precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="Type of mixed-precision training.")
     device: Literal["auto", "cpu", "cuda"] = Field(

@@ -45,6 +45,7 @@ class TrainArguments(TypedDict, total=False):
     clip_norm: float | None
     accumulate: int
     patience: int | None
+    keep: str | None
     ema: float | None
     precision: Literal["no", "bf16", "fp16"]
     device: Literal["auto", "cpu", "cuda"]

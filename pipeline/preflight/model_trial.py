@@ -125,8 +125,11 @@ def target_faults(subject: Subject, model: Signature, data: Splits) -> Iterator[
     spec, targets = prediction_spec(model), targets_of(data.train)
     if targets is None:
         return
-    if subject.recipe.task == "regression":
+    task = subject.recipe.task
+    if task == "regression":
         yield from _value_faults(spec, targets)
+    elif task != "classification":
+        yield from _task_faults(subject, model, targets)
     elif targets.dtype.kind not in "iub":
         text = f"the targets are {targets.dtype}, not class indices"
         yield Fault("task", text, "give integer classes from 0, or set `task: regression`")
@@ -137,6 +140,21 @@ def target_faults(subject: Subject, model: Signature, data: Splits) -> Iterator[
             yield fault_of("data.source", error)
             return
         yield from _class_faults(subject, spec, targets, len(data.classes))
+
+
+def _task_faults(subject: Subject, model: Signature, targets: Array) -> Iterator[Fault]:
+    """What the loss or the metric of a task would say of the first targets and of the model's outputs."""
+    from ...compress.training.losses import prediction_spec
+    from ...compress.training.targets import labels_of, symbols_of
+
+    spec = prediction_spec(model)
+    try:
+        if subject.recipe.task == "multilabel" and len(spec.shape) == 2 and isinstance(spec.shape[1], int):
+            labels_of(targets, spec.shape[1], "the targets")
+        if subject.recipe.task == "sequence":
+            symbols_of(targets, spec, "the targets")
+    except RetortError as error:
+        yield fault_of("data.source", error)
 
 
 def _class_faults(subject: Subject, spec: TensorSpec, targets: Array, named: int) -> Iterator[Fault]:

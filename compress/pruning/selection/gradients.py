@@ -18,7 +18,9 @@ from ....core.options.option_types import Importance
 from ....core.options.stage_options import Task
 from ...graph.devices import as_tensor
 from ...program import Program, evaluating
-from ...training.losses import CrossEntropy, Tensors, as_targets, classes_second, first, has_classes, squared_error
+from ...training.losses import Tensors, classes_second, first, has_classes
+from ...training.targets import as_targets
+from ...training.task_losses import plain_loss
 from ..coupling.groups import Grouping
 from ..coupling.labels import Ids, Value, core, varying
 from .importance import Part, along, finite, parameter_dims
@@ -118,11 +120,11 @@ class Samples:
     def _loss(self, outputs: Tensors, inputs: Tensors, targets: Tensor | None, generator: torch.Generator) -> Tensor:
         """The task's loss; without targets, on classes (or values) drawn from the model's own prediction."""
         task: Task = self.task
-        if targets is None:
+        if targets is None or task == "detection":
             prediction = first(outputs).detach()
-            task = task if has_classes(prediction) else "regression"
+            task = "classification" if task == "classification" and has_classes(prediction) else "regression"
             targets = _sampled_targets(prediction.float(), task, generator)
-        return (CrossEntropy() if task == "classification" else squared_error)(outputs, inputs, targets)
+        return plain_loss(task)(outputs, inputs, targets)
 
     def _activations(self, program: Program, grouping: Grouping) -> list[Part]:
         """Mean magnitude per channel of the inputs of contractions; for channels that none reads, of the producers."""

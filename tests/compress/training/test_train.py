@@ -18,8 +18,9 @@ from training_kit import blobs, net, run, same, splits, weights
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import clone, load_program, predict, store
 from retort.compress.training import feeding, loop
-from retort.compress.training.losses import CrossEntropy, balanced_weights
+from retort.compress.training.losses import CrossEntropy
 from retort.compress.training.optimizers import rate_factor
+from retort.compress.training.task_losses import balanced_weights
 from retort.compress.training.train import fit, train
 from retort.core.artifact import load_artifact
 from retort.core.context import Context, Place
