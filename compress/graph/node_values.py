@@ -106,7 +106,8 @@ def find_node(program: Program, name: str, whose: str = "the program") -> fx.Nod
     exact = [node for node in nodes if node.name == name]
     inside = [node for node in nodes if _is_inside(path_of(node), name)]
     if exact or inside:
-        return (exact or inside)[-1]
+        found: fx.Node = (exact or inside)[-1]
+        return found
     known = list(dict.fromkeys([*_prefixes(path_of(node) for node in nodes), *(node.name for node in nodes)]))
     near = difflib.get_close_matches(name, [one for one in known if one], n=3, cutoff=0.4)
     listed = f"; nearest: {', '.join(near)}" if near else ""

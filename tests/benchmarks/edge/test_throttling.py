@@ -13,6 +13,7 @@ from retort.benchmarks.edge.device_runtimes import run_by
 from retort.benchmarks.edge.runner.device import clusters
 from retort.benchmarks.edge.runner.parts_in_turn import Run
 from retort.benchmarks.edge.runner.sensors import Recorder, Sensors
+from retort.core.options.edge_options import EdgeRuntime
 
 PI5 = {
     "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",

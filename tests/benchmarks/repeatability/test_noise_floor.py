@@ -168,7 +168,11 @@ def test_runs_are_not_told_apart_within_the_floor(tmp_path: Path) -> None:
     runtime = f"ONNX Runtime on the CPU {machine.runtime_version(slower.env, 'ONNX Runtime')}".strip()
     stages = tuple(stage.model_copy(update={"runtime": "ONNX Runtime on the CPU"}) for stage in slower.stages)
     slower = slower.model_copy(update={"stages": stages})
-    where = {"machine": machine.identity(slower.env), "runtime": runtime, "threads": slower.runs[0].threads}
+    where: dict[str, Any] = {
+        "machine": machine.identity(slower.env),
+        "runtime": runtime,
+        "threads": slower.runs[0].threads,
+    }
     noise_floor.store(replace(FOUND, ratios=(1.6,), **where))
     told = [change.verdicts.values() for change in compare_results(found, slower).changes]
     assert {"cannot tell"} == {verdict for verdicts in told for verdict in verdicts}
