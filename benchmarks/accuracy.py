@@ -10,12 +10,13 @@ import numpy as np
 from ..core.console import SILENT, Console
 from ..core.data.splits import Split, batches
 from ..core.errors import DataError, ModelError
-from ..core.metrics.intervals import Interval, wilson
+from ..core.metrics.intervals import Interval
 from ..core.metrics.task_metrics import evaluate, is_labelled, metric_interval, metric_of, paired_difference
-from ..core.metrics.tasks.classification import right_by_class
-from ..core.options.stage_options import MetricName
+from ..core.metrics.tasks.judged_outputs import judged_outputs
+from ..core.options.metric_names import MetricName, is_function
 from ..core.session import Session, model_faults
 from ..core.tensors import BATCH, Array, Feeds, TensorSpec
+from .class_figures import ClassAccuracy, class_figures
 
 ROWS = 64
 """Number of samples per batch for accuracy."""
@@ -54,15 +55,6 @@ def prediction_of(outputs: Mapping[str, Array]) -> str:
 
 
 @dataclass(frozen=True)
-class ClassAccuracy:
-    """One class: its name, the number of its samples, and the share that is predicted right, with its interval."""
-
-    name: str
-    n: int
-    share: Interval
-
-
-@dataclass(frozen=True)
 class Accuracy:
     """A metric with its interval, and its comparison with the reference.
 
@@ -73,7 +65,8 @@ class Accuracy:
         drop: loss against the reference, positive is worse; None without a reference.
         agreement: share of samples with the same decision as the reference; None for values.
         sqnr_db: centred SQNR against the reference's outputs, in dB; None without a reference or if not finite.
-        classes: the accuracy of each class that has samples; empty without names or targets.
+        classes: the figures of each class that has samples; empty without names or targets.
+        confusion: how often each class (row) is predicted as each class (column).
     """
 
     metric: MetricName
@@ -83,6 +76,7 @@ class Accuracy:
     agreement: Interval | None = None
     sqnr_db: float | None = None
     classes: tuple[ClassAccuracy, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
 
 
 def predict(
@@ -149,34 +143,28 @@ def measure_accuracy(
     given = predictions.main(output)
     before = None if reference is None else reference.main(output)
     targets = _truth(metric, predictions, given, before)
-    interval = metric_interval(metric, given, targets, confidence, seed)
-    named = _by_class(given, predictions.targets, classes, confidence)
-    if before is None:
-        return Accuracy(metric, interval, len(given), classes=named)
-    drop = None if metric == "sqnr" else paired_difference(metric, before, given, targets, confidence, seed)
+    judged = judged_outputs(metric, predictions.outputs, given)
+    interval = metric_interval(metric, judged, targets, confidence, seed)
+    named = class_figures(metric, given, predictions.targets, classes, confidence)
+    if reference is None or before is None:
+        return Accuracy(metric, interval, len(given), classes=named.classes, confusion=named.confusion)
+    drop = None
+    if metric != "sqnr":
+        theirs = judged_outputs(metric, reference.outputs, before)
+        drop = paired_difference(metric, theirs, judged, targets, confidence, seed)
     same, ratio = None, None
     if before.shape == given.shape:
         ratio = evaluate("sqnr", given, before)
         decides = metric_of(metric).decides  # otherwise outputs are no scores of classes
         same = metric_interval("agreement", given, before, confidence, seed) if decides else None
     sqnr_db = ratio if ratio is not None and np.isfinite(ratio) else None
-    return Accuracy(metric, interval, len(given), drop, same, sqnr_db, named)
+    return Accuracy(metric, interval, len(given), drop, same, sqnr_db, named.classes, named.confusion)
 
 
-def _by_class(
-    outputs: Array, targets: Array | None, classes: Sequence[str], confidence: float
-) -> tuple[ClassAccuracy, ...]:
-    """The accuracy of each class that has samples, for outputs with a score for each class."""
-    if targets is None or targets.dtype.kind not in "iu" or targets.ndim != 1 or outputs.shape[1:] != (len(classes),):
-        return ()
-    counted = zip(classes, right_by_class(outputs, targets, len(classes)), strict=True)
-    return tuple(ClassAccuracy(name, n, wilson(right, n, confidence)) for name, (n, right) in counted if n)
-
-
-def _truth(metric: MetricName, predictions: Predictions, given: Array, before: Array | None) -> Array:
+def _truth(metric: MetricName, predictions: Predictions, given: Array, before: Array | None) -> Array | None:
     if not is_labelled(metric):
         return given if before is None else before
-    if predictions.targets is None:
+    if predictions.targets is None and not is_function(metric):
         raise DataError(
             f"'{metric}' needs targets, but these samples have none",
             "add targets, or choose agreement (`metric: agreement` at the top of a recipe, `--metric agreement`)",

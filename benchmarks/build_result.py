@@ -15,7 +15,8 @@ from typing import Any
 from ..core.artifact import Artifact, sha256_file
 from ..core.facts.any_facts import AnyFacts
 from ..core.system.installation import DISTRIBUTION
-from .accuracy import Accuracy, ClassAccuracy
+from .accuracy import Accuracy
+from .class_figures import ClassAccuracy
 from .footprint import Memory, file_size, parameters_in_file
 from .machine import fingerprint, package_version
 from .result import (
@@ -85,6 +86,7 @@ def stage_entry(
         agreement=None if accuracy is None or accuracy.agreement is None else Spread.of(accuracy.agreement),
         sqnr_db=None if accuracy is None else accuracy.sqnr_db,
         classes=() if accuracy is None else tuple(map(class_entry, accuracy.classes)),
+        confusion=() if accuracy is None else accuracy.confusion,
         latency={batch: latency_entry(candidate) for batch, candidate in timed.items()},
         memory=None if memory is None else MemoryEntry(**asdict(memory)),
         seconds=seconds,
@@ -102,7 +104,7 @@ def metric_entry(accuracy: Accuracy) -> MetricEntry:
 
 def class_entry(found: ClassAccuracy) -> ClassEntry:
     """The accuracy of one class."""
-    return ClassEntry(name=found.name, n=found.n, share=Spread.of(found.share))
+    return ClassEntry(name=found.name, n=found.n, share=Spread.of(found.share), precision=found.precision, f1=found.f1)
 
 
 def latency_entry(candidate: CandidateLatency) -> LatencyEntry:

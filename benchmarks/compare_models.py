@@ -11,6 +11,7 @@ from ..core.counts import listed
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import UserError
+from ..core.metrics.tasks.classification import label_indicators
 from ..core.options.stage_options import BenchOptions, MetricName
 from ..core.session import PROVIDERS
 from .comparability import Compared, at_fixed_batch, differences
@@ -129,12 +130,21 @@ def ran_on(options: BenchOptions) -> list[str]:
 def metric_of(found: Predictions) -> MetricName:
     """The default metric: accuracy for classes and MSE for values; without targets, agreement with the first model.
 
-    Outputs that are not scores of classes are compared with the first model's by their cosine.
+    Several labels per sample are judged by their average precision, sequences by their error rate, and boxes by their
+    mean average precision, where shapes show what targets are. Outputs that are not scores of classes are compared with
+    the first model's by their cosine.
     """
-    if found.targets is None:
-        outputs = found.main()
+    outputs, targets = found.main(), found.targets
+    if targets is None:
         return "agreement" if outputs.ndim == 2 and outputs.shape[1] > 1 else "cosine"
-    return "accuracy" if found.targets.dtype.kind in "iu" else "mse"
+    if targets.ndim == 3 and targets.shape[2] == 5 and targets.dtype.kind == "f":
+        return "map"
+    if targets.dtype.kind not in "iu":
+        return "mse"
+    if targets.ndim == 2 and label_indicators(outputs, targets) is not None:
+        return "average_precision"
+    frames = outputs.ndim == 3 and targets.ndim == 2 and targets.shape[1] not in outputs.shape[1:]
+    return "cer" if frames else "accuracy"
 
 
 def by_name(models: list[Artifact]) -> dict[str, Artifact]:

@@ -46,8 +46,15 @@ class ClassEntry(Entry):
     """The accuracy of one class."""
 
     name: str
-    n: int = Field(ge=1, description="number of its samples")
-    share: Spread = Field(description="share of them that is predicted right")
+    n: int = Field(ge=1, description="number of its samples; of positions, if each has a class")
+    share: Spread = Field(description="share of them that is predicted right, which is the recall")
+    precision: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of its predictions that are right; null if it is never predicted",
+    )
+    f1: float | None = Field(default=None, ge=0, le=1, description="harmonic mean of precision and recall")
 
 
 class MemoryEntry(Entry):
@@ -91,6 +98,9 @@ class StageEntry(Entry):
     agreement: Spread | None = None
     sqnr_db: float | None = None
     classes: tuple[ClassEntry, ...] = Field(default=(), description="accuracy by class, if the classes have names")
+    confusion: tuple[tuple[int, ...], ...] = Field(
+        default=(), description="how often each class (row) is predicted as each class (column), up to 50 named classes"
+    )
     latency: dict[int, LatencyEntry] = Field(default_factory=dict, description="by batch size")
     memory: MemoryEntry | None = None
     energy: EnergyEntry | None = None

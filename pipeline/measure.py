@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..core.artifact import Artifact, load_artifact, new_artifact
 from ..core.context import Place
 from ..core.counts import counted
 from ..core.data.raw_values import raw_values
+from ..core.data.references import importable
 from ..core.data.splits import Split
 from ..core.errors import UserError, VerificationError
 from ..core.facts.measurement_facts import ServeFacts, ServeTiming
@@ -99,8 +101,12 @@ def accuracy(line: Line, stage: str, against: str | None, confidence: float = 0.
     if reference is not None:
         reference = reference.first(len(own.main()))  # `serve.samples` may limit the number of samples
     seed = line.recipe.seed
-    names = line.data.classes if line.recipe.task == "classification" else ()
-    return measure_accuracy(metric_of(line), own, reference, confidence=confidence, seed=seed, classes=names)
+    task = line.recipe.task
+    names = line.data.classes if task in ("classification", "multilabel") else ()
+    if task == "multilabel" and own.targets is not None:
+        own = replace(own, targets=own.targets.astype(np.int64))  # rows with a single 1.0 are no scores of classes
+    with importable(line.base):  # the metric may be the user's
+        return measure_accuracy(metric_of(line), own, reference, confidence=confidence, seed=seed, classes=names)
 
 
 def check_gate(line: Line, gate: Gate) -> GateResult:

@@ -1,4 +1,4 @@
-"""The accuracy of each class in the reference and in the last stage, as a table of the report."""
+"""The figures of each class in the reference and in the last stage, and what is taken for what, as tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from ...core.counts import counted
 from ..result import ClassEntry, Result
 from . import formatting
 
+MOST_CONFUSED = 20
+"""Largest number of classes of a table of what is taken for what."""
 SHOWN = 30
 """Largest number of classes in the table; if there are more, those that fell furthest come first."""
 
@@ -44,8 +46,30 @@ def _change(known: list[dict[str, ClassEntry]], name: str) -> float:
 
 def _cell(entry: ClassEntry | None) -> dict[str, str]:
     if entry is None:
-        return {"share": formatting.DASH, "range": ""}
+        return {"share": formatting.DASH, "range": "", "more": ""}
+    precision = formatting.DASH if entry.precision is None else formatting.metric_value("precision", entry.precision)
     return {
         "share": formatting.metric_value("accuracy", entry.share.value),
         "range": formatting.metric_range("accuracy", entry.share),
+        "more": "" if entry.f1 is None else f"precision {precision}, F1 {formatting.metric_value('f1', entry.f1)}",
     }
+
+
+def confusion_table(result: Result) -> dict[str, Any] | None:
+    """What the last judged stage takes for what: its name, the classes, and a row of counts per true class.
+
+    Returns:
+        None if there are no counts, or more than 20 classes.
+    """
+    judged = [stage for stage in result.stages if stage.confusion]
+    if not judged or len(judged[-1].confusion) > MOST_CONFUSED:
+        return None
+    last = judged[-1]
+    names = {index: str(index) for index in range(len(last.confusion))}
+    occurring = (index for index, row in enumerate(last.confusion) if sum(row))
+    names |= dict(zip(occurring, (entry.name for entry in last.classes), strict=False))
+    rows = [
+        {"name": names[index], "cells": [{"count": count, "right": index == place} for place, count in enumerate(row)]}
+        for index, row in enumerate(last.confusion)
+    ]
+    return {"stage": last.stage, "names": list(names.values()), "rows": rows}

@@ -15,7 +15,7 @@ from ..machine import describe, int8_outlook
 from ..result import GateEntry, LatencyEntry, PercentileEntry, Result, Spread, StageEntry
 from ..stage_details import StageDetails
 from . import formatting
-from .class_table import class_table
+from .class_table import class_table, confusion_table
 from .plots import all_plots
 from .table import measured_with
 from .verdict import change_of, headline, verdict
@@ -73,6 +73,7 @@ def render(result: Result, title: str | None = None, faults: Sequence[str] = ())
         int8=[item for item in result.details if item.integer or item.floating],
         measured_with=measured_with(result),
         classes=class_table(result),
+        confusion=confusion_table(result),
     )  # fmt: skip
 
 

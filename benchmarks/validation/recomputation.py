@@ -155,7 +155,8 @@ class Recomputation:
             lost = sign * ((reference.metric.value or 0.0) - (metric.value or 0.0))
             self._same(f"{where}.drop.value", "the loss", whose, stage.drop.value, lost, "metrics")
         samples = sum(one.n for one in stage.classes)
-        if metric.name == "accuracy" and stage.classes and samples == metric.n:
+        several = not stage.confusion and any(one.f1 is not None for one in stage.classes)  # labels per sample
+        if metric.name == "accuracy" and stage.classes and samples == metric.n and not several:
             right = sum(one.n * (one.share.value or 0.0) for one in stage.classes) / samples
             self._same(f"{where}.metric.value", "the accuracy", whose, metric.value, right, "classes")
 

@@ -167,21 +167,6 @@ def label_indicators(outputs: Array, targets: Array) -> tuple[Array, Array, Arra
     return outputs > (0.5 if shares else 0), targets == 1, targets != IGNORED
 
 
-def right_by_class(outputs: Array, targets: Array, classes: int) -> list[tuple[int, int]]:
-    """The number of samples of each class, and how many of them are predicted right.
-
-    Args:
-        classes: number of classes.
-
-    Raises:
-        DataError: as :func:`class_labels`.
-    """
-    predicted, wanted = class_labels(outputs, targets)
-    count = np.bincount(wanted.ravel(), minlength=classes)
-    right = np.bincount(wanted.ravel()[(predicted == wanted).ravel()], minlength=classes)
-    return [(int(all_), int(hit)) for all_, hit in zip(count[:classes], right[:classes], strict=True)]
-
-
 def confusion(outputs: Array, targets: Array, classes: int) -> NDArray[np.int64]:
     """How often each class (row) is predicted as each class (column), ``[C, C]``; what does not count is left out.
 

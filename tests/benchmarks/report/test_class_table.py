@@ -6,7 +6,7 @@ import numpy as np
 
 from retort.benchmarks.accuracy import Predictions, measure_accuracy
 from retort.benchmarks.build_result import class_entry
-from retort.benchmarks.report.class_table import SHOWN, class_table
+from retort.benchmarks.report.class_table import SHOWN, class_table, confusion_table
 from retort.benchmarks.result import ClassEntry, Result, Spread, StageEntry
 
 
@@ -70,3 +70,14 @@ def test_shares_by_class_are_counted() -> None:
     assert [(item.name, item.n, item.share.value) for item in found] == [("a", 1, 1.0), ("b", 4, 0.75)]
     assert class_entry(found[1]).share.value == 0.75
     assert measure_accuracy("accuracy", predictions, classes=["a", "b"]).classes == ()
+
+
+def test_what_is_taken_for_what_is_a_table() -> None:
+    """The last judged stage has a row per true class; classes without samples keep their number."""
+    given = result(("int8", (entry("cat", 3, 0.5), entry("owl", 2, 1.0))))
+    stage = given.stages[-1].model_copy(update={"confusion": ((2, 0, 1), (0, 0, 0), (0, 0, 2))})
+    table = confusion_table(given.model_copy(update={"stages": (stage,)}))
+    assert table is not None
+    assert table["names"] == ["cat", "1", "owl"]
+    assert [cell["count"] for cell in table["rows"][0]["cells"]] == [2, 0, 1]
+    assert confusion_table(given) is None
