@@ -41,8 +41,7 @@ def _stop(number: int, frame: Any) -> None:
 
 def _guarded(given: list[str]) -> int:
     try:
-        code = _app(given[0] if given else "")(given, prog_name="retort", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        return _run(given)
     except (KeyboardInterrupt, Interrupted) as stop:
         return _report(_interrupted(stop, given), given)
     except RetortError as error:
@@ -54,6 +53,19 @@ def _guarded(given: list[str]) -> int:
         return _of_file(error, given) if error.filename is not None else _foreign(error, given)
     except Exception as error:  # any exception that is not a RetortError is a defect of Retort
         return _foreign(error, given)
+
+
+def _run(given: list[str]) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        from .cli.processes import in_several_processes
+
+        return in_several_processes(lambda: _command(given))
+    return _command(given)
+
+
+def _command(given: list[str]) -> int:
+    code = _app(given[0] if given else "")(given, prog_name="retort", standalone_mode=False)
+    return code if isinstance(code, int) else 0
 
 
 def _interrupted(stop: BaseException, given: list[str]) -> Interrupted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 
 from ...core.artifact import stable_hash
 from ...core.console import Console
+from ...core.errors import StorageError
+from ...core.options.stage_options import TrainOptions
 from ...core.system.atomic_files import storage_errors, write_atomically
 
 State = dict[str, Any]
@@ -40,6 +43,70 @@ def save_checkpoint(path: Path, identity: str, state: State) -> None:
     with storage_errors(str(path.parent)):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
+
+
+class Checkpoints:
+    """The checkpoints of one training, each of which replaces the one before.
+
+    Args:
+        path: where they are written; None writes none.
+        identity: hash of everything that determines the training.
+
+    Attributes:
+        saved: where the training was at the last one, in words; empty before the first.
+    """
+
+    def __init__(self, path: Path | None, identity: str, options: TrainOptions) -> None:
+        self.path, self._identity, self._options = path, identity, options
+        self.saved, self._step, self._time_s = "", 0, time.monotonic()
+
+    def load(self, console: Console) -> State | None:
+        """The state of an interrupted training, or None."""
+        return load_checkpoint(self.path, self._identity, console) if self.path else None
+
+    def continued(self, epoch: int, position: int, step: int) -> None:
+        """The training goes on after this epoch, and this step of the next one."""
+        self.saved, self._step = self._words(epoch, position), step
+
+    def due_in_epoch(self, step: int) -> bool:
+        """Whether a checkpoint is due inside an epoch, by steps or by time."""
+        if self.path is None:
+            return False
+        steps, minutes = self._options.checkpoint_steps, self._options.checkpoint_minutes
+        by_steps = steps is not None and step - self._step >= steps
+        return by_steps or time.monotonic() - self._time_s >= 60 * minutes
+
+    def due_after(self, epoch: int, finished: bool) -> bool:
+        """Whether a checkpoint is due after an epoch."""
+        return self.path is not None and (finished or epoch % self._options.checkpoint_epochs == 0)
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint; the one before is kept if that fails.
+
+        Raises:
+            StorageError: the disk is full or not writable.
+        """
+        assert self.path is not None
+        at = state["progress"]
+        try:
+            save_checkpoint(self.path, self._identity, state)
+        except StorageError as error:
+            error.message += f"; {self.kept()}"
+            error.args = (error.message,)
+            raise
+        self.continued(at["epoch"], at["position"], at["step"])
+        self._time_s = time.monotonic()
+
+    def kept(self) -> str:
+        """``the checkpoint after epoch 3 of 10 is kept``."""
+        if not self.saved:
+            return "no checkpoint was written before, so that it begins again"
+        return f"the checkpoint {self.saved} is kept"
+
+    def _words(self, epoch: int, position: int) -> str:
+        inside = f"step {position} of " if position else "epoch "
+        place = f"epoch {epoch + 1}" if position else f"{epoch} of {self._options.epochs}"
+        return f"after {inside}{place}" if epoch or position else ""
 
 
 def load_checkpoint(path: Path, identity: str, console: Console) -> State | None:

@@ -105,6 +105,10 @@ class Feeding:
         self.spans = plan(len(split), batch_size)
         self.steps = math.ceil(len(self.spans) / accumulate)
 
+    def rows_before(self, step: int) -> int:
+        """Number of samples in the first steps of an epoch."""
+        return self.spans[min(step * self.accumulate, len(self.spans)) - 1][1] if step else 0
+
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The order of all samples in an epoch."""
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.split))

@@ -13,6 +13,7 @@ from ...core.metrics.tasks.classification import IGNORED
 from ...core.signature import Signature
 from ...core.tensors import TensorSpec
 from ..program import Program
+from .distributed.processes import team, weighted_mean
 
 Tensors = dict[str, torch.Tensor]
 Loss = Callable[[Tensors, Tensors, torch.Tensor | None], torch.Tensor]
@@ -32,14 +33,25 @@ class CrossEntropy:
     smoothing: float = 0.0
 
     def __call__(self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        """The weighted mean over all targets of a batch that count; 0 if none does."""
+        """The weighted mean over all targets of a batch that count, also of parts in other processes; 0 if none does."""
         scores, wanted = classes_second(first(outputs).float()), present(targets)
+        weights = None if self.weights is None else self.weights.to(scores.device)
+        if team() is not None and (weights is not None or wanted.dim() > 1):
+            return self._of_all_processes(scores, wanted, weights)
         if wanted.dim() > 1 and not bool((wanted != IGNORED).any()):
             return scores.sum() * 0
-        weights = None if self.weights is None else self.weights.to(scores.device)
         return functional.cross_entropy(
             scores, wanted, weight=weights, label_smoothing=self.smoothing, ignore_index=IGNORED
         )
+
+    def _of_all_processes(
+        self, scores: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        counted = wanted[wanted != IGNORED]
+        weight = weights[counted].sum() if weights is not None else torch.tensor(float(len(counted)))
+        options = {"label_smoothing": self.smoothing, "ignore_index": IGNORED}
+        total = functional.cross_entropy(scores, wanted, weight=weights, reduction="sum", **options)
+        return weighted_mean(total, weight, len(scores))
 
 
 def squared_error(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:

@@ -64,3 +64,14 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def add_penalties(module: nn.Module, options: TrainOptions) -> None:
+    """Add the gradients of ``l1 · Σ|w| + l2 / 2 · Σw²`` over matrices and kernels to those of the loss."""
+    for weight in module.parameters():
+        if weight.grad is None or weight.dim() < 2:
+            continue
+        if options.l1:
+            weight.grad.add_(weight.detach().sign(), alpha=options.l1)
+        if options.l2:
+            weight.grad.add_(weight.detach(), alpha=options.l2)

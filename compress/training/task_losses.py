@@ -14,6 +14,7 @@ from ...core.errors import DataError, UserError
 from ...core.metrics.tasks.classification import IGNORED
 from ...core.options.stage_options import Task, TrainOptions
 from ..program import Program
+from .distributed.processes import team, weighted_mean
 from .embedding_loss import EmbeddingLoss
 from .losses import CrossEntropy, Loss, Tensors, class_count, first, present, shaped_like, squared_error
 from .sequence_loss import ctc_loss
@@ -80,6 +81,8 @@ class BinaryCrossEntropy:
         smooth = wanted.clamp(min=0) * (1 - self.smoothing) + self.smoothing / 2
         weights = None if self.positive_weights is None else self.positive_weights.to(logits.device)
         losses = functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
+        if team() is not None:
+            return weighted_mean((losses * known).sum(), known.sum(), len(logits))
         return (losses * known).sum() / known.sum().clamp(min=1)
 
 

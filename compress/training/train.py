@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-from accelerate import Accelerator
 
 from ...core.artifact import Artifact, raise_if_not
 from ...core.console import Console
 from ...core.context import Context, Place
 from ...core.counts import counted
 from ...core.data.references import importable
-from ...core.errors import DataError, MachineError, UserError
+from ...core.errors import DataError
 from ...core.facts.program_facts import Epoch, TrainFacts, Training, TrainTiming
 from ...core.formats.program_file import fit_context
 from ...core.metrics.task_metrics import unit_of
 from ...core.options.stage_options import TrainOptions
 from ...core.terminal.interruption import noting_what_is_kept
-from ..graph.node_values import observing
-from ..graph.workarounds import forget_accelerator
-from ..program import Program, load_program, move, set_training, store
+from ..program import Program, load_program, store
 from .chance import doubt_of
-from .checkpoint import (
-    checkpoint_path,
-    discard,
-    identity_of,
-    load_checkpoint,
-    save_checkpoint,
-    seeded,
-    state_hash,
-)
+from .checkpoint import Checkpoints, checkpoint_path, discard, identity_of, state_hash
+from .distributed.processes import lost_processes
+from .divergence import require_finite
+from .job import Job, at_work, require_device
 from .loop import Loop
 from .losses import Loss
 from .task_losses import task_loss
@@ -86,14 +73,15 @@ def fit(
     started, data = time.perf_counter(), context.data
     if len(data.train) == 0:
         raise DataError("the training split is empty", "give at least one sample")
-    machine = _machine(options)
-    with seeded(context.seed), importable(context.base), _on_device(program, machine.device):
+    require_device(options)
+    with importable(context.base):
         loss = loss or task_loss(options, data, context.task, program)
         identity = _identity(program, options, context, loss)
-        loop = Loop(program, data, options, loss, machine, context.task, context.seed)
         path = checkpoint_path(context.scratch, label) if context.scratch else None
-        with observing(program, loop.observed):
-            _run(loop, path, identity, context.console, label)
+        checkpoints = Checkpoints(path, identity, options)
+        job = Job(program, options, data, context.task, context.seed, loss, checkpoints.load(context.console))
+        with lost_processes(checkpoints.kept), at_work(job, context.base) as loop:
+            _run(loop, checkpoints, context.console, label)
     at, seconds = loop.at, time.perf_counter() - started
     history = tuple(Epoch(**epoch) for epoch in at.history)
     result = FitResult(history, at.metric, at.best_metric, at.best_epoch, at.epoch, seconds)
@@ -112,24 +100,25 @@ def _ending(result: FitResult) -> str:
     return f"{result.metric_name} {value} on the validation split, {loss}, {where}"
 
 
-def _run(loop: Loop, path: Path | None, identity: str, console: Console, label: str) -> None:
-    state = load_checkpoint(path, identity, console) if path else None
-    if state is not None:
-        loop.restore(state)
-    saved = loop.at.epoch
+def _run(loop: Loop, checkpoints: Checkpoints, console: Console, label: str) -> None:
+    at = loop.at
+    checkpoints.continued(at.epoch, at.position, at.step)
+
+    def _after_step() -> None:
+        if checkpoints.due_in_epoch(at.step):
+            require_finite(loop)
+            checkpoints.save(loop.state())
 
     def _kept() -> str:
-        if not saved:
-            return f"no epoch of `{label}` was saved, so that it begins again"
-        return f"the checkpoint of `{label}` after epoch {saved} of {loop.options.epochs} is kept"
+        return f"`{label}`: {checkpoints.kept()}"
 
-    with console.progress(label, loop.options.epochs * len(loop.feeding.spans)) as bar, noting_what_is_kept(_kept):
-        bar.skip(loop.at.epoch * len(loop.feeding.spans))
+    batches = len(loop.feeding.spans)
+    with console.progress(label, loop.options.epochs * batches) as bar, noting_what_is_kept(_kept):
+        bar.skip(at.epoch * batches + min(at.position * loop.options.accumulate, batches))
         while not loop.finished:
-            loop.run_epoch(bar)
-            if path and (loop.finished or loop.at.epoch % loop.options.checkpoint_epochs == 0):
-                save_checkpoint(path, identity, loop.state())
-                saved = loop.at.epoch
+            loop.run_epoch(bar, _after_step)
+            if checkpoints.due_after(at.epoch, loop.finished):
+                checkpoints.save(loop.state())
     loop.keep_best()
 
 
@@ -172,7 +161,9 @@ def training_facts(result: FitResult) -> Training:
 
 def _identity(program: Program, options: TrainOptions, context: Context, loss: Loss) -> str:
     return identity_of(
-        options=options.model_dump(mode="json", exclude={"checkpoint_epochs"}),
+        options=options.model_dump(
+            mode="json", exclude={"checkpoint_epochs", "checkpoint_steps", "checkpoint_minutes"}
+        ),
         task=context.task,
         seed=context.seed,
         data=context.data.fingerprint(),
@@ -180,34 +171,3 @@ def _identity(program: Program, options: TrainOptions, context: Context, loss: L
         weights=state_hash(program.module.state_dict()),
         loss=getattr(loss, "identity", ""),
     )
-
-
-@contextmanager
-def _on_device(program: Program, device: torch.device) -> Iterator[None]:
-    move(program, device)
-    try:
-        yield
-    finally:
-        set_training(program, False)
-        move(program, "cpu")
-
-
-def _machine(options: TrainOptions) -> Accelerator:
-    """The device and precision of the options.
-
-    Raises:
-        MachineError: a GPU is requested and there is none, or the device does not support the precision.
-        UserError: the training was started in several processes.
-    """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise MachineError(f"PyTorch {torch.__version__} finds no GPU", "set `device: cpu`, or install a CUDA build")
-    on_cpu = options.device == "cpu" or not torch.cuda.is_available()
-    if on_cpu and options.precision == "fp16":
-        raise MachineError("half precision (fp16) needs a GPU", "set `precision: bf16` or `no`")
-    forget_accelerator()
-    machine = Accelerator(cpu=on_cpu, mixed_precision=options.precision)
-    if machine.num_processes > 1:
-        raise UserError(
-            "training in several processes is not supported yet", "start a single process, without torchrun"
-        )
-    return machine

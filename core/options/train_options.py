@@ -20,6 +20,15 @@ class TrainOptions(Options):
     learning_rate: Positive = Field(default=2e-3, description="Highest learning rate of the schedule.")
     momentum: Probability = Field(default=0.9, description="Momentum of sgd and rmsprop.")
     weight_decay: float = Field(default=1e-4, ge=0, description="Weight decay of the optimizer.")
+    l1: float = Field(
+        default=0.0, ge=0, description="Weight of the sum of absolute weights of matrices and kernels in the loss."
+    )
+    l2: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of half the sum of squared weights in the loss. Unlike the weight decay of adamw, its "
+        "gradient is scaled by adaptive optimizers.",
+    )
     schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = Field(
         default="cosine", description="How the learning rate falls."
     )
@@ -50,6 +59,13 @@ class TrainOptions(Options):
         default="auto", description="Device to train on. auto takes the GPU where there is one."
     )
     checkpoint_epochs: Count = Field(default=1, description="Number of epochs between resumable checkpoints.")
+    checkpoint_steps: Count | None = Field(
+        default=None, description="Number of optimizer steps between further checkpoints inside an epoch."
+    )
+    checkpoint_minutes: Positive = Field(
+        default=10.0,
+        description="A further checkpoint is written inside an epoch when the last one is so many minutes old.",
+    )
 
 
 class SoftTargetOptions(TrainOptions):

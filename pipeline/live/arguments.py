@@ -38,6 +38,8 @@ class TrainArguments(TypedDict, total=False):
     learning_rate: float
     momentum: float
     weight_decay: float
+    l1: float
+    l2: float
     schedule: Literal["constant", "step", "exponential", "cosine", "linear"]
     warmup_epochs: float
     label_smoothing: float
@@ -50,6 +52,8 @@ class TrainArguments(TypedDict, total=False):
     precision: Literal["no", "bf16", "fp16"]
     device: Literal["auto", "cpu", "cuda"]
     checkpoint_epochs: int
+    checkpoint_steps: int | None
+    checkpoint_minutes: float
 
 
 class TrainCall(TrainArguments, SharedArguments, total=False):

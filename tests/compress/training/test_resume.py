@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from retort.compress.training.train import discard, fit
 from retort.core.console import Console
 from retort.core.context import Context
 from retort.core.data.splits import Splits
+from retort.core.errors import StorageError
 from retort.core.options.stage_options import TrainOptions
 
 torch.set_num_threads(1)
@@ -44,7 +46,15 @@ def test_same_seed_same_weights_and_other_seed_others() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 3, 7, 15])
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "optimizer": "sgd", "accumulate": 2, "checkpoint_epochs": 2}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"ema": 0.9, "optimizer": "sgd", "accumulate": 2, "checkpoint_epochs": 2},
+        {"ema": 0.9, "checkpoint_steps": 1, "l1": 1e-3},
+        {"accumulate": 3, "checkpoint_steps": 1, "checkpoint_epochs": 9},
+    ],
+)
 def test_interrupted_training_resumes_bit_for_bit(limit: int, extra: dict[str, Any], tmp_path: Path) -> None:
     """Stopped after any number of batches and run again, a training ends with the same weights and history."""
     whole, broken, original = net(), net(), blobs(65, 1)
@@ -62,6 +72,38 @@ def test_interrupted_training_resumes_bit_for_bit(limit: int, extra: dict[str, A
     again = net()
     assert run(again, data, tmp_path, **extra).history == wanted.history
     assert (Unplugged.reads, same(weights(again), weights(whole))) == (reads, True)
+
+
+def test_checkpoints_inside_an_epoch_lose_less_work(tmp_path: Path) -> None:
+    """With a checkpoint at each step, a training that was stopped in an epoch goes on at that step."""
+    original = blobs(65, 1)
+    data = splits(train=Unplugged(original.inputs, original.targets))
+    Unplugged.reads, Unplugged.limit = 0, 7  # one read when the training starts, and 4 in an epoch
+    with pytest.raises(Killed):
+        run(net(), data, tmp_path, checkpoint_steps=1)
+    done = torch.load(checkpoint_path(tmp_path, "train"), weights_only=True)["state"]["progress"]
+    assert (done["epoch"], done["position"], done["step"]) in {(1, 2, 6), (1, 3, 7)}
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that cannot be written ends the training with one message, and the one before can be used."""
+    syncs = 0
+
+    def _full(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", _full)
+    with pytest.raises(StorageError, match=r"No space left.*the checkpoint after epoch 2 of 4 is kept"):
+        run(net(), scratch=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.checkpoint"]
+    assert torch.load(checkpoint_path(tmp_path, "train"), weights_only=True)["state"]["progress"]["epoch"] == 2
+    whole, resumed = net(), net()
+    run(whole)
+    run(resumed, scratch=tmp_path)
+    assert same(weights(whole), weights(resumed))
 
 
 SCRIPT = """

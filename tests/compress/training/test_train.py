@@ -103,6 +103,25 @@ def test_clipping_bounds_the_step() -> None:
     assert float(moved) == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize(("l1", "l2"), [(0.1, 0.0), (0.0, 0.2), (0.1, 0.2)])
+def test_penalties_change_the_step_by_their_gradients(l1: float, l2: float) -> None:
+    """With plain SGD, ``l1`` moves matrices by the sign of their values and ``l2`` by the values, and biases stay."""
+    plain, penalised = net(), net()
+    options: dict[str, Any] = {
+        "optimizer": "sgd",
+        "momentum": 0,
+        "schedule": "constant",
+        "weight_decay": 0,
+        "learning_rate": 0.5,
+    }
+    run(plain, epochs=1, batch_size=65, **options)
+    run(penalised, epochs=1, batch_size=65, l1=l1, l2=l2, **options)
+    start, one, other = weights(net()), weights(plain), weights(penalised)
+    for name, value in start.items():
+        moved = 0.5 * (l1 * value.sign() + l2 * value) if name.endswith("weight") and value.dim() == 2 else 0 * value
+        torch.testing.assert_close(other[name], one[name] - moved)
+
+
 def test_average_of_weights_is_what_is_kept() -> None:
     """With an exponential moving average, the kept weights are the averages."""
     plain, averaged = net(), net()
