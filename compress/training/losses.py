@@ -33,7 +33,7 @@ class CrossEntropy:
     smoothing: float = 0.0
 
     def __call__(self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        """The weighted mean over all targets of a batch that count, also of parts in other processes; 0 if none does."""
+        """The weighted mean over all targets of a batch that count, in all processes; 0 if none does."""
         scores, wanted = classes_second(first(outputs).float()), present(targets)
         weights = None if self.weights is None else self.weights.to(scores.device)
         if team() is not None and (weights is not None or wanted.dim() > 1):
@@ -49,8 +49,9 @@ class CrossEntropy:
     ) -> torch.Tensor:
         counted = wanted[wanted != IGNORED]
         weight = weights[counted].sum() if weights is not None else torch.tensor(float(len(counted)))
-        options = {"label_smoothing": self.smoothing, "ignore_index": IGNORED}
-        total = functional.cross_entropy(scores, wanted, weight=weights, reduction="sum", **options)
+        total = functional.cross_entropy(
+            scores, wanted, weight=weights, label_smoothing=self.smoothing, ignore_index=IGNORED, reduction="sum"
+        )
         return weighted_mean(total, weight, len(scores))
 
 
