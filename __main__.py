@@ -57,7 +57,7 @@ def _guarded(given: list[str]) -> int:
 
 def _run(given: list[str]) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
-        from .cli.processes import in_several_processes
+        from .cli.several_processes import in_several_processes
 
         return in_several_processes(lambda: _command(given))
     return _command(given)

@@ -76,6 +76,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        """The normalised values ``[N, C, …]``, and mean, variance ``[C]`` and number of values per channel."""
         axes = [axis for axis in range(x.dim()) if axis != 1]
         values = x.float()
         own = values.new_zeros(2 * x.shape[1] + 1, dtype=torch.float64)
@@ -98,6 +99,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, None]:
+        """The gradient of the values of this process."""
         normalised, scale, count = ctx.saved_tensors
         axes = [axis for axis in range(grad.dim()) if axis != 1]
         steps, wide = normalised.float(), grad.float()

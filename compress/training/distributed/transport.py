@@ -62,6 +62,7 @@ class _Pickler(pickle.Pickler):
         self._sent, self._arrays = sent, arrays
 
     def persistent_id(self, value: Any) -> int | None:
+        """The number of a large array, which is sent apart."""
         if type(value) is not np.ndarray or value.nbytes < LARGE_BYTES or value.dtype.hasobject:
             return None
         if id(value) not in self._sent:  # the array is kept, so that its id stays its own
@@ -70,6 +71,7 @@ class _Pickler(pickle.Pickler):
         return self._sent[id(value)][0]
 
     def reducer_override(self, value: Any) -> Any:
+        """How graphs, operators and tensors on other devices are packed."""
         if isinstance(value, fx.GraphModule):
             return _module, (_nodes(value), _state(value), value.training)
         if isinstance(value, torch._ops.OpOverload | torch._ops.HigherOrderOperator):
@@ -85,6 +87,7 @@ class _Unpickler(pickle.Unpickler):
         self._received = received
 
     def persistent_load(self, number: Any) -> Any:
+        """The large array with a number."""
         return self._received[number]
 
 

@@ -24,7 +24,7 @@ def in_several_processes(command: Callable[[], int]) -> int:
     # PyTorch warns once of a traversal and of a layout that cost little
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    from ..pipeline.processes import take_part, together
+    from ..pipeline.training_team import take_part, together
 
     with together() as team:
         if team.rank == 0:
