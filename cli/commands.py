@@ -17,7 +17,7 @@ from ..pipeline import stages
 from ..pipeline.dispatch import run_stage
 from ..pipeline.reuse import find_finished
 from ..pipeline.tuning.int8_speed import speed_of
-from . import completion, describe
+from . import completion, describe, prune_groups, student_layers
 from .app import (
     Data,
     DataArgs,
@@ -39,8 +39,8 @@ from .app import (
     place_of,
     reused,
 )
+from .explain_flag import explainable
 from .flags import build_options, settings_flag, with_flags
-from .prune_groups import explainable
 
 CaptureSettings: TypeAlias = settings_flag(CaptureOptions)  # type: ignore[valid-type]
 
@@ -162,7 +162,8 @@ def _stage_command(entry: StageEntry) -> None:
 
     command.__doc__ = f"{entry.purpose}\n\n    Example: `{entry.example}`"
     finished = with_flags(command, entry.options)
-    app.command(entry.name)(explainable(finished) if entry.name == "prune" else finished)
+    shown = {"prune": prune_groups, "distill": student_layers}.get(entry.name)
+    app.command(entry.name)(explainable(finished, shown.explain_command, shown.HELP) if shown else finished)
 
 
 for _entry in STAGES.values():

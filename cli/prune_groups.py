@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ..core.artifact import Artifact, load_artifact, raise_if_not
 from ..core.console import Console
@@ -16,7 +13,7 @@ from ..core.console import Console
 if TYPE_CHECKING:
     from ..compress.pruning.coupling.explain import Row
 
-_HELP = "Cut nothing. Show which layers are coupled, the step of their channels, and which layers are locked and why."
+HELP = "Cut nothing. Show which layers are coupled, the step of their channels, and which layers are locked and why."
 _SHOWN = 2
 
 
@@ -32,6 +29,11 @@ def groups_of(artifact: Artifact, excluded: Sequence[str] = ()) -> list[Row]:
 
     raise_if_not(artifact, "program")
     return explain(load_program(artifact.main), excluded)
+
+
+def explain_command(values: Mapping[str, Any]) -> None:
+    """Show the groups of the program that the arguments of `retort prune` name."""
+    show(values["source"], values["exclude"] or (), Console("json" if values["json"] else "text"))
 
 
 def show(path: Path, excluded: Sequence[str], screen: Console) -> None:
@@ -67,21 +69,3 @@ def _locked(row: Row) -> list[str]:
 def _names(layers: Sequence[str]) -> str:
     more = len(layers) - _SHOWN
     return ", ".join(layers[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def explainable(command: Callable[..., None]) -> Callable[..., None]:
-    """Add a flag to the pruning command that shows the groups instead of cutting them."""
-
-    def with_explain(*, explain: bool = False, **values: Any) -> None:
-        if explain:
-            show(values["source"], values["exclude"] or (), Console("json" if values["json"] else "text"))
-        else:
-            command(**values)
-
-    flag = Annotated[bool, typer.Option("--explain", help=_HELP)]
-    own = inspect.Parameter("explain", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag)
-    parameters = [*inspect.signature(command).parameters.values(), own]
-    with_explain.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_explain.__annotations__ = {item.name: item.annotation for item in parameters}
-    with_explain.__doc__, with_explain.__name__ = command.__doc__, command.__name__
-    return with_explain

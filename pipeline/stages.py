@@ -7,7 +7,7 @@ from ..core.context import Context, Place
 from ..core.cpu_targets import can_be_timed, is_for_cpu
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import rows_of
-from ..core.formats.program_file import read_signature
+from ..core.formats.program_file import fit_context, read_signature
 from ..core.options.serving_options import BundleOptions, PackOptions
 from ..core.options.stage_options import (
     CaptureOptions,
@@ -20,6 +20,7 @@ from ..core.options.stage_options import (
     SparsifyOptions,
     TrainOptions,
 )
+from ..core.options.student_form import student_form
 from .student_axes import captured_like
 
 
@@ -39,11 +40,17 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
 
 
 def distill(options: DistillOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
-    """Train the student that ``options`` name on the soft targets of ``parent``; it has the teacher's dynamic axes."""
+    """Train the student that ``options`` name, or make from ``parent``, on the soft targets of ``parent``."""
     from ..compress.distillation.distill import distill as stage
+    from ..compress.distillation.students.derive import derive
+    from ..compress.program import load_program
     from ..compress.sources.user_model import capture_source
 
     raise_if_not(parent, "program")
+    form = student_form(options.student.source)
+    if form is not None:
+        teacher = load_program(parent.main, context.data)
+        return stage(options, parent, place, context, derive(teacher, form, fit_context(context, parent.main)))
     student = captured_like(
         read_signature(parent.main),
         lambda axes: capture_source(options.student, context, CaptureOptions(dynamic=axes)),

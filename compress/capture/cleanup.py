@@ -65,7 +65,7 @@ def finish(
     expand_embedding_bags(graph)
     drop_assertions(graph)
     expand_masked_rows(graph)
-    graph.eliminate_dead_code(_has_effect)
+    graph.eliminate_dead_code(has_effect)
     require_known_sizes(graph)
     root = {node.target: _fetch(source, node.meta.pop("retort_source")) for node in graph.find_nodes(op="get_attr")}
     module = fx.GraphModule(copy.deepcopy(root), graph, "Program")
@@ -148,7 +148,7 @@ def _fetch(module: torch.nn.Module, path: str) -> Any:
     return value
 
 
-def _has_effect(node: fx.Node) -> bool:
+def has_effect(node: fx.Node) -> bool:
     """Whether a node is needed although no node reads it; unread dropout is not needed."""
     random = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
     return node.is_impure() and (_mutates(node) or not random)
@@ -186,7 +186,7 @@ def _use_parts(graph: fx.Graph) -> None:
         if axis == node.args[1] == 0 and isinstance(node.args[2], int) and -count <= node.args[2] < count:
             node.replace_all_uses_with(stack.args[0][node.args[2]])
             graph.erase_node(node)
-    graph.eliminate_dead_code(_has_effect)
+    graph.eliminate_dead_code(has_effect)
 
 
 def _guard_inputs(graph: fx.Graph) -> None:

@@ -35,6 +35,7 @@ from ..training.losses import (
 )
 from ..training.task_losses import task_loss
 from ..training.train import fit, training_facts, warn_of
+from .students.stored_student import NOTES, forget
 
 
 class SoftTargetLoss:
@@ -157,9 +158,16 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     doubt = doubt_of(student, context.data, context.task, teacher, given)
     warn_of(doubt, "distill", context.console)
     parameters = cost(teacher).parameters
-    facts = DistillFacts(**dict(training_facts(result)), teacher_parameters=parameters, doubt=doubt)
+    made = student.meta.pop(NOTES, None)
+    facts = DistillFacts(
+        **dict(training_facts(result)),
+        teacher_parameters=parameters,
+        doubt=doubt,
+        student=None if made is None else tuple(made),
+    )
     stored = store(student, place, "distill", options=options, facts=facts)
     discard(context.scratch, "distill")
+    forget(context.scratch)
     return stored
 
 

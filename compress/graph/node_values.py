@@ -102,7 +102,7 @@ def find_node(program: Program, name: str, whose: str = "the program") -> fx.Nod
     Raises:
         ModelError: there is neither; the message names the nearest ones.
     """
-    nodes = [node for node in program.module.graph.nodes if _computes_a_tensor(node)]
+    nodes: list[fx.Node] = [node for node in program.module.graph.nodes if _computes_a_tensor(node)]
     exact = [node for node in nodes if node.name == name]
     inside = [node for node in nodes if _is_inside(path_of(node), name)]
     if exact or inside:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ...core.console import SILENT, Console
 from ...core.data.splits import Split, batches
@@ -23,7 +22,7 @@ from ...core.options.stage_options import Task
 from ...core.system.memory import give_back
 from ..graph.devices import as_tensor
 from ..program import Program, evaluating
-from ..training.losses import classes_second, has_classes
+from ..training.output_distance import output_distance
 from .coupling.labels import Mask
 from .step import Ranked
 from .surgery.slice_parameters import cut
@@ -89,15 +88,11 @@ class Trial:
         return best[1]
 
     def _judge(self, known: Sequence[tuple[list[Tensor], list[Tensor]]]) -> Callable[[Program], float]:
-        """The function that measures the difference between a program's outputs and known ones; 0 if they are equal.
-
-        Classification: Kullback-Leibler divergence of the predicted classes. Otherwise: the squared error divided by
-        the variance, averaged over the outputs.
-        """
+        """The function that measures the difference between a program's outputs and known ones; 0 if they are equal."""
 
         def _loss(candidate: Program) -> float:
             with evaluating(candidate), torch.no_grad():
-                found = [self._compare(_run(candidate, inputs), outputs) for inputs, outputs in known]
+                found = [output_distance(_run(candidate, inputs), outputs, self.task) for inputs, outputs in known]
             loss = sum(loss * rows for loss, rows in found) / max(sum(rows for _, rows in found), 1)
             return loss if math.isfinite(loss) else math.inf
 
@@ -116,17 +111,6 @@ class Trial:
                 if stored > _MOST:
                     return
 
-    def _compare(self, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, int]:
-        """The loss of a batch, and its number of rows."""
-        rows = len(wanted[0]) if wanted else 0
-        ours = [value.float() for value in found if value.is_floating_point()]
-        theirs = [value.float() for value in wanted]
-        if self.task == "classification" and theirs and has_classes(theirs[0]):
-            one, two = (_chances(item) for item in (ours[0], theirs[0]))
-            return float(functional.kl_div(one, two, reduction="batchmean", log_target=True)), rows
-        shares = [float((a - b).square().mean() / b.var(correction=0).clamp(min=1e-12)) for a, b in zip(ours, theirs)]
-        return sum(shares) / max(len(shares), 1), rows
-
 
 def _run(candidate: Program, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     try:
@@ -135,9 +119,3 @@ def _run(candidate: Program, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         raise_if_defect(error)
         raise _DoesNotRunError from error
     return outputs
-
-
-def _chances(scores: Tensor) -> Tensor:
-    """Log-probabilities of the classes, ``[predictions, classes]``."""
-    logarithms = classes_second(scores).movedim(1, -1).log_softmax(-1)
-    return logarithms.reshape(-1, logarithms.shape[-1])

@@ -90,6 +90,8 @@ class DistillFacts(TrainFacts):
 
     Attributes:
         teacher_parameters: number of trainable values of the teacher.
+        student: how the student was made from its teacher, line by line; None for a model of the user.
     """
 
     teacher_parameters: int
+    student: tuple[str, ...] | None = None

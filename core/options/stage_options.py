@@ -89,7 +89,10 @@ class DistillOptions(SoftTargetOptions):
     """Soft-target distillation (Hinton et al., 2015)."""
 
     student: Annotated[ModelSpec, BeforeValidator(from_string)] = Field(
-        description="The smaller model that learns from the previous stage's program."
+        description="The smaller model that learns from the previous stage's program: a model as in `model`, or a way "
+        "to make it from that program, with its weights: `layers:3` or `layers:0.5` (equal layers, evenly spread), "
+        "`blocks:0.5` (the most important residual blocks), `macs:0.3`, `parameters:0.3` or `size:0.3` (fewer "
+        "channels), or a depth and a width joined by a comma. `retort distill PROGRAM --explain` shows what there is."
     )
 
 

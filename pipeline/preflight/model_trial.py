@@ -18,6 +18,7 @@ from ...core.metrics.task_metrics import is_labelled
 from ...core.options.metric_names import is_function
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import CaptureOptions, DistillOptions, ModelSpec, TrainOptions
+from ...core.options.student_form import is_student_form
 from ...core.signature import Signature
 from ...core.tensors import Array, TensorSpec
 from .subject import Subject, fault_of
@@ -71,7 +72,7 @@ def _as_faults(faults: Iterator[Fault]) -> Iterator[Fault]:
 
 def _student_faults(subject: Subject, data: Splits, teacher: Signature | None) -> Iterator[Fault]:
     distill = subject.options("distill")
-    if not isinstance(distill, DistillOptions):
+    if not isinstance(distill, DistillOptions) or is_student_form(distill.student.source):
         return
     from ...compress.distillation.distill import check_pair
 

@@ -17,6 +17,7 @@ from ...core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAM
 from ...core.options.recipe import nearest
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import DataSpec, DistillOptions, ModelSpec
+from ...core.options.student_form import is_student_form, student_form
 from ...core.system.user_paths import require_file
 from ...serve.signing.private_key import read_private_key
 from .subject import Subject, fault_of
@@ -28,10 +29,26 @@ def named_faults(subject: Subject) -> Iterator[Fault]:
         yield from model_faults(subject.recipe.model, "model", subject.base)
     distill = subject.options("distill")
     if isinstance(distill, DistillOptions):
-        yield from model_faults(distill.student, subject.key("distill", "student"), subject.base)
+        yield from _student_faults(distill.student, subject.key("distill", "student"), subject.base)
     yield from data_faults(subject.recipe.data, subject.base)
     for stage in sorted(subject.made):
         yield from _option_faults(subject, stage)
+
+
+def _student_faults(spec: ModelSpec, key: str, base: Path) -> Iterator[Fault]:
+    """Faults of a student: of the model, or of the way in which it is made from its teacher."""
+    if not is_student_form(spec.source):
+        yield from model_faults(spec, key, base)
+        return
+    try:
+        student_form(spec.source)
+        if spec.args or spec.weights:
+            raise UserError(
+                f"student '{spec.source}' is made from its teacher, and takes no `args` and no `weights`",
+                "leave them out",
+            )
+    except RetortError as error:
+        yield fault_of(key, error)
 
 
 def is_file_source(spec: ModelSpec, base: Path) -> bool:
