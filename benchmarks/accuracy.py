@@ -38,7 +38,17 @@ class Predictions:
         """The evaluated output: the named one, or the prediction."""
         if name is not None and name not in self.outputs:
             raise DataError(f"there is no output '{name}'", f"choose one of {', '.join(self.outputs)}")
-        return self.outputs[prediction_of(self.outputs) if name is None else name]
+        return self.outputs[self.prediction if name is None else name]
+
+    @property
+    def prediction(self) -> str:
+        """The name of the output that is the prediction; see :func:`prediction_of`."""
+        return prediction_of(self.outputs, self.scores())
+
+    def scores(self) -> bool:
+        """Whether the targets are indices of classes, and an output has scores of classes."""
+        indices = self.targets is not None and self.targets.dtype.kind in "iu"
+        return indices and any(has_classes(values) for values in self.outputs.values())
 
     def first(self, count: int) -> Predictions:
         """The predictions of the first samples, for a comparison with a stage that used only those."""
@@ -46,12 +56,22 @@ class Predictions:
         return Predictions(outputs, None if self.targets is None else self.targets[:count])
 
 
-def prediction_of(outputs: Mapping[str, Array]) -> str:
+def prediction_of(outputs: Mapping[str, Array], scores: bool = False) -> str:
     """The name of the output that is the prediction, as in training: the first of floating point, otherwise the first.
 
     A model may have others before it, such as positions, indices or masks.
+
+    Args:
+        scores: whether it must have a score for each of several classes; a value per sample may come before it then.
     """
-    return next((name for name, values in outputs.items() if values.dtype.kind == "f"), next(iter(outputs)))
+    floats = [name for name, values in outputs.items() if values.dtype.kind == "f"]
+    chosen = [name for name in floats if has_classes(outputs[name])] if scores else floats
+    return next(iter(chosen or floats or outputs))
+
+
+def has_classes(values: Array) -> bool:
+    """Whether an output can be scores of classes, as in training: it has an axis of more than one class."""
+    return values.dtype.kind == "f" and values.ndim > 1 and values.shape[2 if values.ndim == 3 else 1] > 1
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,18 @@ class Compared:
         signature: its inputs and outputs.
         outputs: its outputs on the test samples, in order.
         runtime: what runs it, such as ``ONNX Runtime on the CPU``.
+        judged: the output that is its prediction; by default the first.
     """
 
     signature: Signature
     outputs: Mapping[str, Array]
     runtime: str
+    judged: str = ""
+
+    @property
+    def prediction(self) -> str:
+        """The name of the output that is compared."""
+        return self.judged or next(iter(self.outputs))
 
 
 def differences(models: Mapping[str, Compared]) -> list[str]:
@@ -71,7 +78,7 @@ def at_fixed_batch(models: Mapping[str, Signature], options: BenchOptions) -> tu
 
 
 def _raise_if_other_outputs(one: str, first: Compared, other: str, second: Compared) -> None:
-    ours, theirs = (next(iter(model.outputs.values())).shape[1:] for model in (first, second))
+    ours, theirs = (model.outputs[model.prediction].shape[1:] for model in (first, second))
     if ours != theirs:
         raise UserError(
             f"'{one}' and '{other}' cannot be compared: for one sample '{one}' gives {_values(ours)}, "
@@ -91,8 +98,8 @@ def _outputs_note(one: str, first: Compared, other: str, second: Compared) -> li
     if len(ours) == len(theirs):
         return []
     return [
-        f"'{one}' has {counted(ours, 'output')} and '{other}' has {counted(theirs, 'output')}; only '{ours[0]}' and "
-        f"'{theirs[0]}' are compared"
+        f"'{one}' has {counted(ours, 'output')} and '{other}' has {counted(theirs, 'output')}; only "
+        f"'{first.prediction}' and '{second.prediction}' are compared"
     ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.artifact import Artifact
 from ..core.console import Console
-from ..core.counts import listed
+from ..core.counts import counted, listed
 from ..core.data.model_inputs import fit_to
 from ..core.data.splits import Splits
 from ..core.errors import UserError
@@ -16,6 +16,7 @@ from ..core.options.stage_options import BenchOptions, MetricName
 from ..core.session import PROVIDERS
 from .comparability import Compared, at_fixed_batch, differences
 from .sessions import LATENCY_SAMPLES, opener, runtime_name
+from .timing_limits import time_limits
 
 if TYPE_CHECKING:
     from ..core.tensors import Feeds
@@ -59,10 +60,12 @@ def compare_files(
     data = [each.test for each in fitted]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
     compared = {
-        name: Compared(session.signature, predicted.outputs, runtime_name(model.main, options.provider))
+        name: Compared(
+            session.signature, predicted.outputs, runtime_name(model.main, options.provider), predicted.prediction
+        )
         for name, model, session, predicted in zip(names, models, sessions, found, strict=True)
     }
-    notes = [*notes, *differences(compared), *timing, *ran_on(options)]
+    notes = [*notes, *differences(compared), *timing, *ran_on(options), *judged_output(names[0], found[0])]
     judged = metric or metric_of(found[0])
     samples = data[0].read(range(min(LATENCY_SAMPLES, len(data[0]))))[0]
     for session in sessions:
@@ -102,9 +105,10 @@ def _timed(
         from .edge.device_timing import compare_on_device
 
         return *compare_on_device({name: one.main for name, one in named.items()}, samples, options, console), []
+    limits = time_limits({name: model.main for name, model in named.items()}, [options.threads])
     floors = known_floors(named.values(), options, console)
     timed = compare_sessions(openers, samples, options, console, noise_floor=largest(floors))
-    return timed, None, [found.text for found in floors]
+    return timed, None, [*limits, *(found.text for found in floors)]
 
 
 def measures_memory(options: BenchOptions) -> bool:
@@ -125,6 +129,14 @@ def ran_on(options: BenchOptions) -> list[str]:
         f"ONNX files ran on {PROVIDERS[options.provider][0]}, which was verified for every node; memory is not "
         "measured."
     ]
+
+
+def judged_output(name: str, found: Predictions) -> list[str]:
+    """The note about the output by which a model with several outputs is judged."""
+    if len(found.outputs) < 2:
+        return []
+    kind = "floating-point output with classes" if found.scores() else "floating-point output"
+    return [f"'{name}' has {counted(found.outputs, 'output')}; it is judged by '{found.prediction}', the first {kind}"]
 
 
 def metric_of(found: Predictions) -> MetricName:

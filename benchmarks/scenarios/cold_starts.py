@@ -19,7 +19,8 @@ from ...core import errors
 from ...core.artifact import Artifact
 from ...core.console import Console
 from ...core.counts import counted, listed
-from ...core.errors import MachineError, UserError
+from ...core.errors import ArtifactError, MachineError, UserError
+from ...core.formats.onnx_side_files import side_files
 from ...core.options.load_options import ColdOptions
 from ...core.options.option_types import Provider
 from ..sessions import runtime_name
@@ -80,10 +81,10 @@ def _started(artifact: Artifact, provider: Provider, state: str, options: ColdOp
         MachineError: it ended unexpectedly, or took too long.
     """
     model = artifact.main.resolve()
-    files = [path for path in sorted(model.parent.iterdir()) if path.is_file()] if artifact.path.is_dir() else [model]
+    files = files_of(artifact)
     for path in files:
         drop_pages(path) if state == "dropped" else path.read_bytes()
-    cached = cached_percent(model)
+    cached = all_cached_percent(files)
     given = {"model": str(model), "provider": provider, "threads": options.threads, "batch": options.batch}
     given |= {"calls": options.calls, "began_ns": time.monotonic_ns()}
     command = [sys.executable, "-m", cold_process.__name__, json.dumps(given)]
@@ -99,6 +100,25 @@ def _started(artifact: Artifact, provider: Provider, state: str, options: ColdOp
     if "error" in told:
         raise getattr(errors, told["error"]["code"])(told["error"]["message"], told["error"]["remedy"])
     return StartEntry(page_cache="dropped" if state == "dropped" else "warm", cached_percent=cached, **told)
+
+
+def files_of(artifact: Artifact) -> list[Path]:
+    """All files of a model: those of its folder, or the file with the files from which it reads its weights."""
+    model = artifact.main.resolve()
+    if artifact.path.is_dir():
+        return [path for path in sorted(model.parent.iterdir()) if path.is_file()]
+    try:
+        named = side_files(model.read_bytes()) if model.suffix == ".onnx" else set[str]()
+    except ArtifactError:  # the new process tells what is wrong with the file
+        return [model]
+    return [model, *(path for name in sorted(named) if (path := model.parent / name).is_file())]
+
+
+def all_cached_percent(paths: Sequence[Path]) -> float | None:
+    """Share of the pages of several files that are in the page cache, in percent; None if the system does not tell."""
+    known = [(path.stat().st_size, share) for path in paths if (share := cached_percent(path)) is not None]
+    total = sum(size for size, _ in known)
+    return sum(size * share for size, share in known) / total if total else None
 
 
 def drop_pages(path: Path) -> None:
@@ -154,15 +174,15 @@ def _entry(
 
 
 def _notes(entries: Sequence[LoadEntry], states: Sequence[str]) -> list[str]:
-    told = ["The libraries of the runtime were in the page cache at every start; only the model's file was dropped."]
+    told = ["The libraries of the runtime were in the page cache at every start; only the model's files were dropped."]
     dropped = [one for entry in entries for one in entry.starts if one.page_cache == "dropped"]
     kept = [one for one in dropped if one.cached_percent is None or one.cached_percent > 1]
     if kept:
         told.append(
-            f"the kernel kept the file in the page cache at {counted(kept, 'start')} of {len(dropped)}, although it "
-            "was asked to drop it"
+            f"the kernel kept the files in the page cache at {counted(kept, 'start')} of {len(dropped)}, although it "
+            "was asked to drop them"
         )
-    return told if "dropped" in states else ["The model's file and the runtime were in the page cache at every start."]
+    return told if "dropped" in states else ["The model's files and the runtime were in the page cache at every start."]
 
 
 def require_models(given: Sequence[str]) -> None:

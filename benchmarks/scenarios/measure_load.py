@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ...core.console import Console
@@ -21,6 +22,7 @@ from ...core.system.garbage import no_collections
 from ..build_result import this_command, tool
 from ..machine import fingerprint
 from ..timing.machine_noise import PRESSURE_LIMIT_PERCENT, Watch
+from ..timing_limits import time_limits
 from .load_candidates import LoadCandidate, OpenedCandidate, described
 from .load_entries import load_entry, notes_of, with_ratios
 from .load_result import (
@@ -206,7 +208,8 @@ def load_result(
     """
     pressure, steal = began.watch.read()
     busy = pressure is not None and pressure > PRESSURE_LIMIT_PERCENT
-    told = [f"processes waited for a CPU in {pressure:.0f} % of the time: the machine was busy"] if busy else []
+    told = time_limits({one.name: Path(one.where) for one in entries if one.sha256}, [one.threads for one in entries])
+    told += [f"processes waited for a CPU in {pressure:.0f} % of the time: the machine was busy"] if busy else []
     return LoadResult(
         id=uuid.uuid4().hex,
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

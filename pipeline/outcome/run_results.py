@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...benchmarks.compare_models import measures_memory, ran_on
 from ...benchmarks.sessions import runtime_name
+from ...benchmarks.timing_limits import thread_limits
 from ...core.artifact import Artifact, load_artifact, new_artifact, stable_hash
 from ...core.context import Place
 from ...core.counts import counted, listed
@@ -136,7 +137,8 @@ def _measure(
     memory = {name: measure_memory(graph.main) for name, graph in measured}
     entries = [_entry(line, name, graphs, found, memory, options) for name in stages]
     untimed = _untimed(line, options)
-    notes = [f"Latency was {untimed}."] if untimed else []
+    limits = thread_limits([options.threads]) if timed and options.timer is None else []
+    notes = [f"Latency was {untimed}."] if untimed else limits
     return new_result(
         line.recipe.name,
         entries,

@@ -7,7 +7,7 @@ import pytest
 from known import known
 
 from retort.benchmarks.accuracy import Predictions, measure_accuracy, predict
-from retort.benchmarks.compare_models import metric_of
+from retort.benchmarks.compare_models import judged_output, metric_of
 from retort.core.data.model_inputs import fit_to
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, ModelError
@@ -117,6 +117,19 @@ def test_the_prediction_is_the_first_output_of_floating_point() -> None:
     assert Predictions({"indices": indices, "scores": scores}, None).main() is scores
     assert Predictions({"indices": indices, "mask": indices > 0}, None).main() is indices
     assert Predictions({"indices": indices, "scores": scores}, None).main("indices") is indices
+
+
+def test_class_indices_are_judged_by_scores_of_classes() -> None:
+    """A value per sample before the scores is not judged for targets that are indices; for values it is."""
+    scores, value = np.eye(4, dtype=np.float32), np.zeros((4, 1), np.float32)
+    outputs = {"value": value, "scores": scores, "hidden": np.zeros((4, 9), np.float32)}
+    assert Predictions(outputs, np.arange(4)).prediction == "scores"
+    assert Predictions(outputs, np.zeros(4, np.float32)).prediction == "value"
+    assert Predictions(outputs, None).prediction == "value"
+    assert Predictions({"value": value}, np.arange(4)).prediction == "value"
+    (note,) = judged_output("int8", Predictions(outputs, np.arange(4)))
+    assert note == "'int8' has 3 outputs; it is judged by 'scores', the first floating-point output with classes"
+    assert judged_output("int8", Predictions({"scores": scores}, None)) == []
 
 
 def test_values_are_judged_by_the_named_output() -> None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import onnx
 import pytest
 from served_models import graph
 
 from retort.benchmarks.scenarios.cold_process import steady_at
-from retort.benchmarks.scenarios.cold_starts import cached_percent, drop_pages, measure_cold, require_models
+from retort.benchmarks.scenarios.cold_starts import (
+    all_cached_percent,
+    cached_percent,
+    drop_pages,
+    files_of,
+    measure_cold,
+    require_models,
+)
+from retort.benchmarks.small_networks import make_nets
 from retort.core.artifact import load_artifact
 from retort.core.console import SILENT
 from retort.core.errors import ArtifactError, UserError
@@ -30,6 +39,22 @@ def test_a_start_has_four_numbers(tmp_path: Path) -> None:
         assert start.peak_bytes > 10_000_000
     assert [each.page_cache for each in one.cold] == ["warm", "dropped"]
     assert "page cache" in result.notes[0]
+
+
+def test_all_files_of_a_model_are_dropped(tmp_path: Path) -> None:
+    """The weights beside an ONNX file belong to it, and a stranger's file in the same folder does not."""
+    model = onnx.load(make_nets(tmp_path)[0])
+    (tmp_path / "bare").mkdir()
+    path = tmp_path / "bare/model.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (path.parent / "other.bin").write_bytes(bytes(100))
+    files = files_of(load_artifact(path))
+    assert [file.name for file in files] == ["model.onnx", "weights.bin"]
+    for file in files:
+        file.read_bytes()
+    assert all_cached_percent(files) == pytest.approx(100)
+    assert [file.name for file in files_of(load_artifact(tmp_path / "wide.onnx"))] == ["wide.onnx"]
+    assert all_cached_percent([]) is None
 
 
 def test_a_damaged_file_is_told_by_the_process(tmp_path: Path) -> None:
