@@ -28,6 +28,7 @@ from ...core.system.java import find_java
 from ...core.system.owned_folders import claim_file
 from ..build_result import tool
 from ..machine import fingerprint
+from .stopping import stoppable
 from .suite_page import (
     JSON_NAME,
     MARKDOWN_NAME,
@@ -188,6 +189,7 @@ def _compared(page: SuitePage, against: SuitePage | None) -> str:
     return "" if against is None else changes_markdown(*changes(against, page, LEAST), against.commit)
 
 
+@stoppable()
 def main(arguments: Sequence[str] | None = None, parts: Mapping[str, Sequence[Part]] = FORMS) -> int:
     """Run the suites, or compare two pages; 1 if a suite failed.
 

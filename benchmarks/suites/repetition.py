@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,12 +34,19 @@ from ...core.session import SessionOptions, open_session
 from ..machine import describe, fingerprint
 from ..small_networks import make_nets, random_feeds
 from ..timing.latency import compare_sessions
+from .stopping import stoppable
 
 LOADS = (0, 1, 2, 3, 4)
 REPETITIONS, BATCHES, BUDGET_S = 100, (1, 32), 20.0
 COVERAGE, SPREAD_PERCENT = 0.93, 3.0
-BUSY = "import numpy as np\nx = np.ones((256, 256), np.float32)\nwhile True:\n    x = x @ x * 0\n"
-"""Computes and uses the caches in an infinite loop."""
+BUSY = """
+import os, sys
+import numpy as np
+x = np.ones((256, 256), np.float32)
+while os.getppid() == int(sys.argv[1]):
+    x = x @ x * 0
+"""
+"""Computes and uses the caches until the process that started it has ended, in whatever way."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def spread_percent(values: Sequence[float]) -> float:
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """Run ``count`` processes that compute continuously within this context."""
-    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    started = [subprocess.Popen([sys.executable, "-c", BUSY, str(os.getpid())]) for _ in range(count)]
     try:
         yield
     finally:
@@ -169,6 +177,7 @@ def _percent(values: Sequence[float]) -> float | None:
     return 100 * float(np.median(values)) if values else None
 
 
+@stoppable()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the suite and print its table, then one JSON line."""
     parser = argparse.ArgumentParser(

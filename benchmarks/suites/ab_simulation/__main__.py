@@ -31,6 +31,7 @@ from ...machine import describe, fingerprint
 from ...repeatability.self_comparison import append_row, compared, rows_in
 from ...small_networks import make_nets
 from ..repetition import busy
+from ..stopping import stoppable
 from . import recorded_pairs, replicated_pairs, simulated_percentiles
 from .recorded_pairs import Replication, Verdicts
 from .replicated_pairs import WALL, Agreement, Pairs, agreements
@@ -132,6 +133,7 @@ def _share(what: str, share: Any, goal: float) -> str:
     return f"{what} {share.value:.1%} [{share.low:.1%}, {share.high:.1%}] (goal {goal:.0%})"
 
 
+@stoppable()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the suite and print its tables, then one JSON line."""
     parser = argparse.ArgumentParser(

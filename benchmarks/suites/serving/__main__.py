@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ....core.console import Console
+from ..stopping import stoppable
 from . import (
     batch_isolation,
     bit_flips,
@@ -49,6 +50,7 @@ SUITES: dict[str, Callable[..., Report]] = {
 """What measures, by name: its arguments after the folder are options of the command line."""
 
 
+@stoppable()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one suite, print its table, and write or print its JSON result; 1 if a goal was missed."""
     parser = argparse.ArgumentParser(
