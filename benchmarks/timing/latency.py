@@ -195,7 +195,7 @@ def compare_latency(
     if not candidates or (reference is not None and reference not in candidates):
         raise UserError(f"no candidate named '{reference}' to compare with", f"there are: {', '.join(candidates)}")
     reference = reference or next(iter(candidates))
-    bench = Bench(candidates, batch)
+    bench = Bench(candidates, batch, options.seed)
     try:
         chosen = clocks or bench.clocks(options)
         run = Run(bench.open, options, chosen, reference, bench.opening_s if bench.openers else None)
