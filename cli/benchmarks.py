@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.console import Console
 from .app import Debug, ForceFile, Json, app, console
 
 
@@ -14,7 +15,9 @@ from .app import Debug, ForceFile, Json, app, console
 def report(
     source: Annotated[
         Path,
-        typer.Argument(help="Folder of a run or of a device's results, a bench artifact, or a result in .json."),
+        typer.Argument(
+            help="Folder of a run or of a device's results, a bench artifact, or a result in .json, also of a load."
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="File to write: .html for a page, .md for Markdown, .json for the result itself.")
@@ -29,20 +32,43 @@ def report(
 
     Example: `retort report runs/digits --out report.html`
     """
+    from ..benchmarks.load_report.load_files import is_load
+
+    screen = console(json)
+    faults = _reported_load(source, out, force, screen) if is_load(source) else _reported(source, out, force, screen)
+    for fault in faults:
+        screen.warn(fault)
+    screen.result({"report": str(out), "faults": faults}, f"wrote {out}")
+
+
+def _reported(source: Path, out: Path, force: bool, screen: Console) -> list[str]:
+    """Write and print a result; the figures that do not follow from its raw times."""
     from ..benchmarks.report.result_files import claim_result, write_result
     from ..benchmarks.report.table import print_table
     from ..benchmarks.validation.recomputation import Recomputation
     from ..pipeline.runs.run_folders import result_of
 
-    screen = console(json)
     claim_result(out, force)
     result = result_of(source)
     faults = Recomputation(result).faults
     write_result(result, out, faults)
     print_table(result, screen)
-    for fault in faults:
-        screen.warn(fault)
-    screen.result({"report": str(out), "faults": faults}, f"wrote {out}")
+    return faults
+
+
+def _reported_load(source: Path, out: Path, force: bool, screen: Console) -> list[str]:
+    """The same for a measurement under load."""
+    from ..benchmarks.load_report.load_files import claim_load, write_load_result
+    from ..benchmarks.load_report.load_table import print_load
+    from ..benchmarks.scenarios.load_result import read_load
+    from ..benchmarks.scenarios.load_validation import LoadRecomputation
+
+    claim_load(out, force)
+    result = read_load(source)
+    faults = LoadRecomputation(result).faults
+    write_load_result(result, out, faults)
+    print_load(result, screen)
+    return faults
 
 
 @app.command("compare")

@@ -164,10 +164,15 @@ def _require_times(before: Result, after: Result) -> None:
 def _across(name: str, batch: int, change: Change, apart: float, slower_percent: float) -> Check:
     speed = change.speed[batch]
     times = change.before.latency[batch].median_ms.value, change.after.latency[batch].median_ms.value
-    return check_latency(name, batch, _widened(speed, apart), times, slower_percent)
+    return check_latency(name, batch, widened(speed, apart), times, slower_percent)
 
 
-def _widened(speed: Ratio, apart: float) -> Ratio:
+def widened(speed: Ratio, apart: float) -> Ratio:
+    """A ratio between two runs, with the interval that this allows for.
+
+    Args:
+        apart: how far two runs of one file may differ, such as 0.05.
+    """
     low, high = speed.low, speed.high
     return replace(
         speed, low=None if low is None else low / (1 + apart), high=None if high is None else high * (1 + apart)

@@ -28,9 +28,22 @@ GAP = 3.5
 def distribution(result: Result, run: LatencyRun) -> Plot | None:
     """Which share of the calls took at most how long, from the raw times."""
     known = {name: entry.raw.calls_ms() for name, entry in _entries(result, run).items() if entry.raw is not None}
+    title = f"distribution of calls at batch {run.batch}"
+    label = f"time of a call at batch {run.batch}, ms (log scale)"
+    return distribution_of(known, title, label, _points(result, len(known)), "calls")
+
+
+def distribution_of(known: Mapping[str, Floats], title: str, label: str, kept: int, what: str) -> Plot | None:
+    """Which share of the times took at most how long; None without times.
+
+    Args:
+        known: times in milliseconds by the name of their series.
+        label: of the horizontal axis.
+        kept: points of a line.
+        what: calls or queries.
+    """
     if not known:
         return None
-    kept = _points(result, len(known))
     with axes(300) as ax:
         deepest = 0.0
         every: list[float] = []
@@ -40,13 +53,13 @@ def distribution(result: Result, run: LatencyRun) -> Plot | None:
             ax.plot(values, levels, linewidth=2, **line_of(series))
             deepest, every = max(deepest, float(levels[-1])), [*every, float(values[0]), float(values[-1])]
         scale(ax.xaxis, every, log=True, show=formatting.digits_short)
-        ax.set_xlabel(f"time of a call at batch {run.batch}, ms (log scale)")
+        ax.set_xlabel(label)
         shares = [share for share in SHARES if -math.log10(1 - share) <= deepest + 1e-9]
         ax.set_yticks([-math.log10(1 - share) for share in shares], [f"{100 * share:g} %" for share in shares])
         ax.set_ylim(-0.05 * deepest, 1.03 * deepest)
-        svg = drawn(ax, f"distribution of calls at batch {run.batch}")
-    caption = "Share of the calls that took at most so long, in wall-clock time; the slow end is stretched."
-    return Plot(f"distribution of calls at batch {run.batch}", caption, svg, _keys(known))
+        svg = drawn(ax, title)
+    caption = f"Share of the {what} that took at most so long, in wall-clock time; the slow end is stretched."
+    return Plot(title, caption, svg, _keys(known))
 
 
 def over_time(result: Result, run: LatencyRun) -> Plot | None:
@@ -59,7 +72,7 @@ def over_time(result: Result, run: LatencyRun) -> Plot | None:
     if not known or (run.sensors is None and max(moments[-1] for moments, _ in known.values()) < 1):
         return None
     title = f"latency over time at batch {run.batch}"
-    return _over_time(title, known, run.sensors, _points(result, len(known)))
+    return over_time_of(title, known, run.sensors, _points(result, len(known)))
 
 
 def sustained(result: Result) -> Plot | None:
@@ -70,15 +83,25 @@ def sustained(result: Result) -> Plot | None:
     order = {stage.stage: place for place, stage in enumerate(result.stages)}  # the colours are those of other figures
     names = sorted(long.times_ms, key=lambda name: order.get(name, len(order)))
     known = {name: (long.moments_s, long.times_ms[name]) for name in names}
-    return _over_time(f"without a break at batch {long.batch}", known, long.sensors, MOST)
+    return over_time_of(f"without a break at batch {long.batch}", known, long.sensors, MOST)
 
 
-def _over_time(
+def over_time_of(
     title: str,
     known: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     sensors: SensorSeries | None,
     kept: int,
+    said: str = "Time of a call in each round.",
+    since: str = "round",
 ) -> Plot:
+    """Times by their moments, with the sensors below where there are any.
+
+    Args:
+        known: moments in seconds and times in milliseconds, by the name of their series.
+        kept: points of a line.
+        said: the caption.
+        since: what the first moment is that of.
+    """
     rows = [
         (label, values)
         for label, values in (
@@ -105,11 +128,11 @@ def _over_time(
         for ax, (label, values) in zip(made[1:], rows, strict=True):
             _sensor(ax, label, [moment / per for moment in moments_of], values)
         scale(made[-1].xaxis, [0.0, seconds / per], show=formatting.tick)
-        made[-1].set_xlabel(f"{unit} since the first round")
+        made[-1].set_xlabel(f"{unit} since the first {since}")
         svg = drawn(made[0], title)
     throttled = " The shaded moments were throttled." if sensors is not None and sensors.throttled_s else ""
     heat = " Below: " + ", ".join({"°C": "temperature", "MHz": "frequency", "W": "power"}[label] for label, _ in rows)
-    caption = f"Time of a call in each round.{heat + '.' if rows else ''}{throttled}"
+    caption = f"{said}{heat + '.' if rows else ''}{throttled}"
     return Plot(title, caption, svg, _keys(known))
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from ...core.metrics.task_metrics import higher_is_better
 from ...core.system.atomic_files import write_atomically
@@ -16,6 +13,7 @@ from ..result import GateEntry, LatencyEntry, PercentileEntry, Result, Spread, S
 from ..stage_details import StageDetails
 from . import formatting
 from .class_table import class_table, confusion_table
+from .html_page import rendered
 from .plots import all_plots
 from .table import measured_with
 from .verdict import change_of, headline, verdict
@@ -43,11 +41,9 @@ def render(result: Result, title: str | None = None, faults: Sequence[str] = ())
     Args:
         faults: figures that do not follow from the raw times, because the result was edited; it is INVALID then.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(time=formatting.time_text, bytes=formatting.bytes_text, count=formatting.count_text)
-    environment.filters["short"] = lambda name: formatting.short_name(name, 28)
-    template = environment.from_string((files(__package__) / TEMPLATE).read_text(encoding="utf-8"))
-    return template.render(
+    return rendered(
+        __name__.rpartition(".")[0],
+        TEMPLATE,
         title=title or result.title,
         result=result,
         verdict=verdict(result, faults),

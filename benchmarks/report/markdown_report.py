@@ -34,20 +34,20 @@ def markdown(result: Result, faults: Sequence[str] = ()) -> str:
     first, *more = [*verdict(result, faults), ""]
     parts = [
         f"<!-- Retort, {result.schema_} -->",
-        f"**{_text(first)}**" if first else f"**{_text(result.title)}**",
-        _text(" ".join(more)),
-        _table(*_measured(result)),
+        f"**{escaped(first)}**" if first else f"**{escaped(result.title)}**",
+        escaped(" ".join(more)),
+        markdown_table(*_measured(result)),
     ]
     if faults:
-        parts.append("\n".join(f"* {_text(fault)}" for fault in faults[:20]))
+        parts.append("\n".join(f"* {escaped(fault)}" for fault in faults[:20]))
     if starts := starts_of(result):
         columns = ["stage", "import", "load", "cold", "first", "steady", "memory", "starts"]
         heads = ["model", "import", "load", "load, file not cached", "first", "steady after", "memory", "starts"]
-        parts += ["Starts of new processes:", _table(heads, [[row[key] for key in columns] for row in starts])]
+        parts += ["Starts of new processes:", markdown_table(heads, [[row[key] for key in columns] for row in starts])]
     if result.gates:
-        parts.append("\n".join(f"* {gate.verdict}: {_text(gate.sentence)}" for gate in result.gates))
-    parts += [f"* {_text(line)}" for line in ("; ".join(_facts(result)), *result.notes) if line]
-    parts.append(_command(result.command))
+        parts.append("\n".join(f"* {gate.verdict}: {escaped(gate.sentence)}" for gate in result.gates))
+    parts += [f"* {escaped(line)}" for line in ("; ".join(_facts(result)), *result.notes) if line]
+    parts.append(command_block(result.command))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -103,20 +103,21 @@ def _facts(result: Result) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is aligned to the left, and the others to the right."""
     aligned = ["---", *["---:"] * (len(columns) - 1)]
-    lines = [[_text(cell) for cell in columns], aligned, *([_text(cell) for cell in row] for row in rows)]
+    lines = [[escaped(cell) for cell in columns], aligned, *([escaped(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _command(command: str) -> str:
+def command_block(command: str) -> str:
     """A block of code with a fence that the command does not contain."""
     longest = max((len(run) for run in re.findall("`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{command}\n{fence}"
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """Text in which nothing is markup, a mention or an end of a cell."""
     plain = escape(" ".join(text.split()), quote=False).replace("@", "&#64;")
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", plain)

@@ -31,7 +31,7 @@ def write_result(result: Result, path: Path, faults: Sequence[str] = ()) -> None
     from .html_report import write_report
     from .markdown_report import write_markdown
 
-    _require_form(path)
+    require_form(path)
     if path.suffix == ".json":
         save_result(result, path)
     elif path.suffix == ".md":
@@ -49,13 +49,18 @@ def claim_result(path: Path | None, force: bool) -> None:
     """
     if path is None:
         return
-    _require_form(path)
+    require_form(path)
     if not path.parent.is_dir():
         raise UserError(f"the folder {path.parent} does not exist", "create it, or choose another path")
     claim_file(path, force, mark="retort.result/")
 
 
-def _require_form(path: Path) -> None:
+def require_form(path: Path) -> None:
+    """Fail if the form of a result does not follow from the ending of a path.
+
+    Raises:
+        UserError: it does not.
+    """
     if path.suffix not in FORMS:
         raise UserError(
             f"{path} has no ending that says the form of the result", f"give a path that ends in {' or '.join(FORMS)}"

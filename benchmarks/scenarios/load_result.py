@@ -13,11 +13,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ...core.errors import ArtifactError, MissingFileError, UserError
+from ...core.errors import ArtifactError, MissingFileError
 from ...core.metrics.intervals import Floats
 from ...core.options.value_faults import faults_in
 from ...core.system.atomic_files import write_atomically
-from ...core.system.owned_folders import claim_file
 from ..raw_times import decoded, encoded
 from ..result import PercentileEntry
 from ..schema_versions import raise_if_newer
@@ -25,6 +24,7 @@ from ..spreads import Entry, RatioEntry, Spread
 
 LOAD_SCHEMA: Literal["retort.load/1"] = "retort.load/1"
 Measurement = Literal["single-stream", "multi-stream", "server", "offline", "cold", "sweep", "sustain"]
+LoadStatus = Literal["VALID", "NOISY", "INVALID"]
 CandidateKind = Literal["program", "graph", "engine", "endpoint"]
 _Hash = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
@@ -49,7 +49,9 @@ class QueryTimes(Entry):
         Raises:
             ArtifactError: the text was altered.
         """
-        found = decoded(self.data, max(self.count, 1))
+        if not self.count:
+            return np.zeros(0)
+        found = decoded(self.data, self.count)
         if len(found) != self.count:
             raise ArtifactError(f"{len(found)} times are stored, not {self.count}", "measure again")
         return found.astype(np.float64)
@@ -160,6 +162,10 @@ class LoadResult(Entry):
     pressure_percent: float | None = Field(default=None, description="time in which processes waited for a CPU")
     steal_percent: float | None = Field(default=None, description="CPU time that the hypervisor took")
     notes: tuple[str, ...] = ()
+    status: LoadStatus | None = Field(
+        default=None, description="whether decisions can be based on it; null in results of earlier versions"
+    )
+    reasons: tuple[str, ...] = Field(default=(), description="why not")
     interrupted: bool = Field(default=False, description="whether Ctrl-C ended it early; what was complete is here")
 
     @model_validator(mode="after")
@@ -212,21 +218,6 @@ def write_load(result: LoadResult, path: Path) -> None:
         StorageError: the disk is full or not writable.
     """
     write_atomically(path, (result.model_dump_json(by_alias=True, indent=1) + "\n").encode())
-
-
-def claim_load(path: Path | None, force: bool) -> None:
-    """Fail before any work if a result may not be written to a file.
-
-    Raises:
-        UserError: the suffix is not ``.json``, the folder does not exist, or the file exists and is no such result.
-    """
-    if path is None:
-        return
-    if path.suffix != ".json":
-        raise UserError(f"{path} does not end in .json, the form of this result", "give a path that ends in .json")
-    if not path.parent.is_dir():
-        raise UserError(f"the folder {path.parent} does not exist", "create it, or choose another path")
-    claim_file(path, force, mark=LOAD_SCHEMA)
 
 
 def brief(result: LoadResult) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..spreads import Spread
 from ..timing.statistics import median_interval
 from .load_entries import window_figures, with_ratios
 from .load_result import ColdEntry, LoadEntry, LoadResult, WindowEntry
+from .load_state import state_of
 from .query_loops import Served
 from .sustain import by_last_minute
 from .sweep import pareto_marked
@@ -45,6 +46,11 @@ class LoadRecomputation:
                 self._starts(where, entry)
             elif entry.raw is not None:
                 self._from_raw(where, entry, windows)
+        state = state_of(result)
+        self._doubts = {"doubts": state.reasons if result.status is not None else ()}
+        if result.status is not None:
+            self._same("status", result.status, state.status)
+            self._same("reasons", result.reasons, state.reasons)
         if result.measurement == "sweep":
             self._front(result)
         elif len(windows) == len(result.candidates):
@@ -80,7 +86,8 @@ class LoadRecomputation:
         order = [first[0], *(one for one in result.candidates if one is not first[0])]
         for entry in with_ratios(order, windows, self._confidence, self._seed)[1:]:
             index = next(at for at, one in enumerate(result.candidates) if one.name == entry.name)
-            self._same(f"candidates.{index}.ratio", result.candidates[index].ratio, entry.ratio)
+            again = None if entry.ratio is None else entry.ratio.model_copy(update=self._doubts)
+            self._same(f"candidates.{index}.ratio", result.candidates[index].ratio, again)
 
     def _front(self, result: LoadResult) -> None:
         self.notes.append("a sweep keeps no single times, so its medians are believed")

@@ -21,7 +21,7 @@ from ...core.session import model_faults
 from ...core.system.garbage import no_collections
 from ..build_result import this_command, tool
 from ..machine import fingerprint
-from ..timing.machine_noise import PRESSURE_LIMIT_PERCENT, Watch
+from ..timing.machine_noise import Watch
 from ..timing_limits import time_limits
 from .load_candidates import LoadCandidate, OpenedCandidate, described
 from .load_entries import load_entry, notes_of, with_ratios
@@ -32,6 +32,7 @@ from .load_result import (
     StageSplitEntry,
     TrialEntry,
 )
+from .load_state import judged
 from .query_loops import Served, server, stream, together
 from .rate_search import PERCENTILE, RateSearch, highest_rates
 from .stage_split import StageTimes, middle
@@ -207,10 +208,8 @@ def load_result(
         splits: the data whose test samples were used; None for a measurement without data.
     """
     pressure, steal = began.watch.read()
-    busy = pressure is not None and pressure > PRESSURE_LIMIT_PERCENT
     told = time_limits({one.name: Path(one.where) for one in entries if one.sha256}, [one.threads for one in entries])
-    told += [f"processes waited for a CPU in {pressure:.0f} % of the time: the machine was busy"] if busy else []
-    return LoadResult(
+    found = LoadResult(
         id=uuid.uuid4().hex,
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=time.monotonic() - began.at_s,
@@ -226,3 +225,4 @@ def load_result(
         steal_percent=steal,
         notes=(*notes, *told),
     )
+    return judged(found)

@@ -94,12 +94,16 @@ def gate(
     """
     from ...benchmarks.gating.baseline import Bounds
     from ...benchmarks.gating.gate_page import MARK
+    from ...benchmarks.load_report.load_files import is_load
     from ...pipeline.runs.run_folders import result_of
 
     screen = console(json)
     claim_file(markdown, force, MARK)
     slower_percent = percent_of(slower, "--slower") if latency else None
     bounds = Bounds(slower_percent, accuracy_drop, None if size is None else percent_of(size, "--size"))
+    if is_load(baseline) or any(is_load(path) for path in current):
+        _tell(_loads(baseline, current, bounds, data), markdown, cannot_tell, screen)
+        return
     before = result_of(baseline)
     models = [path for path in current if _is_model(path)]
     if models and len(models) != len(current):
@@ -200,6 +204,22 @@ def _read(current: list[Path], before: Result, bounds: Bounds, stage: str | None
     after = result_of(current[0])
     names = paired_names([one.stage for one in before.stages], [one.stage for one in after.stages], stage)
     return gate_runs(before, after, names, bounds)
+
+
+def _loads(baseline: Path, current: list[Path], bounds: Bounds, data: str) -> Gated:
+    """Two results of `retort bench load`, of which only the latency can be gated.
+
+    Raises:
+        UserError: something else is asked.
+    """
+    from ...benchmarks.gating.load_gate import gate_loads
+    from ...benchmarks.scenarios.load_result import read_load
+
+    if bounds.slower_percent is None or bounds.accuracy_drop is not None or bounds.growth_percent is not None or data:
+        raise UserError("of a load only the latency can be gated", "gate accuracy and size with `retort bench` results")
+    if len(current) != 1:
+        raise UserError("one result can be gated at a time", "give one result of `retort bench load`")
+    return gate_loads(read_load(baseline), read_load(current[0]), bounds.slower_percent)
 
 
 def _tell(found: Gated, markdown: Path | None, cannot_tell: str, screen: Console) -> None:

@@ -30,7 +30,7 @@ Models = Annotated[
     list[str],
     typer.Argument(help="Model files or artifact folders, also with their provider as in model.onnx@openvino."),
 ]
-LoadOut = Annotated[Path | None, typer.Option(help="File for the result, .json.")]
+LoadOut = Annotated[Path | None, typer.Option(help="File for the result, .json, .html or .md.")]
 
 
 def load(
@@ -49,7 +49,7 @@ def load(
     Example: `retort bench load fp32.onnx int8.onnx http://127.0.0.1:8080/predictions/digits --data digits`;
     `retort bench load int8.onnx --data digits --scenario server --p99-ms 20`
     """
-    from ...benchmarks.scenarios.load_result import claim_load
+    from ...benchmarks.load_report.load_files import claim_load
     from ...benchmarks.scenarios.measure_load import measure_load
 
     screen, options = console(json), build_options(LoadOptions, flags, set_)
@@ -78,9 +78,9 @@ def cold(
 
     Example: `retort bench cold fp32.onnx int8.onnx --starts 20`
     """
+    from ...benchmarks.load_report.load_files import claim_load
     from ...benchmarks.scenarios.cold_starts import measure_cold, require_models
     from ...benchmarks.scenarios.load_candidates import named_models, split_provider
-    from ...benchmarks.scenarios.load_result import claim_load
 
     screen, options = console(json), build_options(ColdOptions, flags, set_)
     claim_load(out, force)
@@ -112,7 +112,7 @@ def sweep(
     Example: `retort bench sweep fp32.onnx int8.onnx --data digits --threads 1 --threads 2 --batch-sizes 1
     --batch-sizes 32`
     """
-    from ...benchmarks.scenarios.load_result import claim_load
+    from ...benchmarks.load_report.load_files import claim_load
     from ...benchmarks.scenarios.sweep import measure_sweep
 
     screen, options = console(json), build_options(SweepOptions, flags, set_)
@@ -141,7 +141,7 @@ def sustain(
 
     Example: `retort bench sustain fp32.onnx int8.onnx --data digits --minutes 10`
     """
-    from ...benchmarks.scenarios.load_result import claim_load
+    from ...benchmarks.load_report.load_files import claim_load
     from ...benchmarks.scenarios.sustain import measure_sustained
 
     screen, options = console(json), build_options(SustainOptions, flags, set_)
@@ -172,12 +172,13 @@ def _asked(
 
 def _told(result: LoadResult, out: Path | None, screen: Console) -> None:
     """Print the tables, write the result if a file was given, and print its one line."""
-    from ...benchmarks.report.load_table import print_load
-    from ...benchmarks.scenarios.load_result import brief, write_load
+    from ...benchmarks.load_report.load_files import write_load_result
+    from ...benchmarks.load_report.load_table import print_load
+    from ...benchmarks.scenarios.load_result import brief
 
     print_load(result, screen)
     if out is not None:
-        write_load(result, out)
+        write_load_result(result, out)
         screen.say(f"wrote {out}")
     screen.result(brief(result))
     if result.interrupted:

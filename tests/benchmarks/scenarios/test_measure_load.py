@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from served_models import archive, graph, site
 
-from retort.benchmarks.report.load_table import percentile_text, print_load
+from retort.benchmarks.load_report.load_files import claim_load
+from retort.benchmarks.load_report.load_table import percentile_text, print_load
 from retort.benchmarks.result import PercentileEntry
 from retort.benchmarks.scenarios.load_candidates import (
     LoadCandidate,
@@ -21,7 +22,7 @@ from retort.benchmarks.scenarios.load_candidates import (
     split_provider,
 )
 from retort.benchmarks.scenarios.load_entries import notes_of
-from retort.benchmarks.scenarios.load_result import LOAD_SCHEMA, LoadResult, brief, claim_load, read_load, write_load
+from retort.benchmarks.scenarios.load_result import LOAD_SCHEMA, LoadResult, brief, read_load, write_load
 from retort.benchmarks.scenarios.measure_load import Asked, measure_load, stream_of
 from retort.benchmarks.scenarios.stage_split import StageTimes
 from retort.benchmarks.scenarios.sustain import measure_sustained
@@ -227,8 +228,8 @@ def test_altered_files_are_refused(model: Path, splits: Splits, tmp_path: Path) 
         read_load(tmp_path / "none.json")
     with pytest.raises(UserError, match="exists, and is kept"):
         claim_load(path, force=False)
-    with pytest.raises(UserError, match=r"does not end in \.json"):
-        claim_load(tmp_path / "r.html", force=False)
+    with pytest.raises(UserError, match="no ending that says the form"):
+        claim_load(tmp_path / "r.txt", force=False)
     assert result.candidates[0].raw is not None
     with pytest.raises(ArtifactError, match="damaged"):
         result.candidates[0].raw.model_copy(update={"data": "!"}).times_ns()

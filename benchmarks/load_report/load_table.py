@@ -1,34 +1,64 @@
-"""The tables of a measurement under load for a terminal."""
+"""The tables of a measurement under load, for a terminal and for pages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from ...core.console import Console
+from ..report.formatting import DASH, digits, range_text, ratio_text, time_text
 from ..result import PercentileEntry
 from ..scenarios.load_result import LoadEntry, LoadResult, StageSplitEntry
 from ..spreads import Spread
-from .formatting import DASH, digits, range_text, ratio_text, time_text
+from .load_verdict import load_state
 
 Rows = list[list[str]]
+TRIALS = "Trials of rates"
+
+
+class LoadTable(NamedTuple):
+    """One table; the first cell of a row names it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Rows
+
+
+def load_tables(result: LoadResult) -> list[LoadTable]:
+    """The tables of a measurement, the most important one first."""
+    if result.measurement == "cold":
+        columns = ["model", "page cache", "until import", "load", "first call", "until steady"]
+        return [LoadTable("Starts of new processes", columns, _cold(result))]
+    if result.measurement == "sweep":
+        columns = ["model", "threads", "batch", "median", "rows/s", "Pareto"]
+        return [LoadTable("Threads and batch sizes", columns, _sweep(result))]
+    made = [LoadTable("Candidates", _columns(result), [_row(one, result) for one in result.candidates])]
+    trials = [
+        [one.name, f"{digits(trial.rate)}/s", DASH if trial.bound_ms is None else time_text(trial.bound_ms),
+         "kept" if trial.kept else "missed", f"{trial.queries:,}", str(trial.failed)]
+        for one in result.candidates
+        for trial in one.trials
+    ]  # fmt: skip
+    if stages := [[one.name, *_stages(one.stages)] for one in result.candidates if one.stages is not None]:
+        columns = ["candidate", "prepare", "copy in", "run", "copy out"]
+        made.append(LoadTable("Stages of a query", columns, stages))
+    if trials:
+        columns = ["candidate", "rate", "p99 at most", "bound", "queries", "failed"]
+        made.append(LoadTable(TRIALS, columns, trials))
+    return made
 
 
 def print_load(result: LoadResult, console: Console) -> None:
-    """Print the tables and the notes of a measurement."""
+    """Print the tables, the notes, and why the measurement decides nothing, if it is so."""
     title = f"{result.measurement}: {result.title}"
-    if result.measurement == "cold":
-        console.table(
-            title, ["model", "page cache", "until import", "load", "first call", "until steady"], _cold(result)
-        )
-    elif result.measurement == "sweep":
-        columns = ["model", "threads", "batch", "median", "rows/s", "Pareto"]
-        console.table(title, columns, _sweep(result))
-    else:
-        console.table(title, _columns(result), [_row(one, result) for one in result.candidates])
-        stages = [[one.name, *_stages(one.stages)] for one in result.candidates if one.stages is not None]
-        if stages:
-            columns = ["stages of a query", "prepare", "copy in", "run", "copy out"]
-            console.table("", columns, stages)
+    for place, table in enumerate(load_tables(result)):
+        if table.title != TRIALS:  # they were told when they were made
+            console.table(table.title.lower() if place else title, table.columns, table.rows)
     for note in result.notes:
         console.say(note)
+    state = load_state(result)
+    if state.status != "VALID":
+        console.warn(f"{state.status}, so no decision can be based on it: {state.reason}")
 
 
 def _columns(result: LoadResult) -> list[str]:
@@ -74,7 +104,10 @@ def speed_text(spread: Spread | None) -> str:
 
 
 def _ratio(one: LoadEntry) -> str:
-    return DASH if one.ratio is None else f"{ratio_text(one.ratio)} {range_text(one.ratio)}"
+    if one.ratio is None:
+        return DASH
+    doubt = " ?" if one.ratio.ratio().verdict == "cannot tell" else ""
+    return f"{ratio_text(one.ratio)} {range_text(one.ratio)}{doubt}"
 
 
 def _stages(split: StageSplitEntry | None) -> list[str]:
