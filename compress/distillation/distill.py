@@ -1,109 +1,27 @@
-"""Distillation: a student learns from a teacher's soft targets (Hinton et al., 2015)."""
+"""Distillation: a student learns from a teacher's outputs and from what happens inside it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from torch.nn import functional
-
 from ...core.artifact import Artifact, raise_if_not
 from ...core.context import Context, Place
 from ...core.data.model_inputs import fit_to
-from ...core.errors import ModelError
+from ...core.errors import DataError, ModelError
 from ...core.facts.program_facts import DistillFacts, Training
 from ...core.formats.program_file import fit_context
-from ...core.options.stage_options import DistillOptions, RecoverOptions, Task
+from ...core.options.distill_options import DistillOptions, RecoverOptions, SoftTargetOptions
 from ...core.preprocessing.fitting import completed
 from ...core.signature import Signature
 from ...core.tensors import TensorSpec
-from ..program import Program, cost, device_of, load_program, move, set_training, store
+from ..program import Program, cost, load_program, store
 from ..training.chance import doubt_of
-from ..training.checkpoint import discard, identity_of, state_hash
-from ..training.losses import (
-    CrossEntropy,
-    Loss,
-    Tensors,
-    class_axis,
-    first,
-    has_classes,
-    prediction_of,
-    prediction_spec,
-    present,
-    shaped_like,
-    squared_error,
-)
+from ..training.checkpoint import discard
+from ..training.losses import Loss, prediction_spec
 from ..training.task_losses import task_loss
 from ..training.train import fit, training_facts, warn_of
+from .combined_loss import CombinedLoss, distillation_loss
 from .students.stored_student import NOTES, forget
-
-
-class SoftTargetLoss:
-    """``alpha · soft + (1 - alpha) · hard``, both means over the batch; the teacher runs in evaluation mode.
-
-    Classification: soft is ``T² · KL(softmax(teacher / T) ‖ softmax(student / T))`` over the class axis (Hinton et
-    al., 2015, section 2). Regression: soft is the mean squared error to the teacher's outputs.
-
-    Attributes:
-        identity: distinguishes this loss from one with another teacher or other options.
-    """
-
-    def __init__(
-        self, teacher: Program, temperature: float, alpha: float, task: Task, hard: Loss | None = None
-    ) -> None:
-        set_training(teacher, False)
-        self.teacher, self.temperature, self.alpha, self.task = teacher, temperature, alpha, task
-        self._hard = hard or (CrossEntropy() if task == "classification" else squared_error)
-        self.identity = identity_of(
-            teacher=state_hash(teacher.module.state_dict()),
-            graph=teacher.module.code,
-            temperature=temperature,
-            alpha=alpha,
-            hard=getattr(hard, "identity", ""),
-        )
-
-    def __call__(self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        """The loss of one batch; targets may be None if ``alpha`` is 1."""
-        student = first(outputs)
-        total = torch.zeros((), device=student.device)
-        if self.alpha > 0:
-            total = total + self.alpha * self._soft(student.float(), self.predict(inputs).float())
-        if self.alpha < 1:
-            total = total + (1 - self.alpha) * self._hard(outputs, inputs, present(targets))
-        return total
-
-    def predict(self, inputs: Tensors) -> torch.Tensor:
-        """The teacher's prediction for a batch of the student's inputs."""
-        names = [spec.name for spec in self.teacher.signature.inputs]
-        values = [inputs[name] for name in names] if set(names) <= set(inputs) else list(inputs.values())
-        if values[0].device != device_of(self.teacher):
-            move(self.teacher, values[0].device)
-        with torch.no_grad():
-            outputs: tuple[torch.Tensor, ...] = self.teacher.module(*values)
-        return prediction_of(outputs)
-
-    def _soft(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        if self.task == "regression" or not has_classes(student):
-            return functional.mse_loss(student, shaped_like(teacher, student))
-        axis = class_axis(student.dim())
-        log_student = functional.log_softmax(student / self.temperature, axis)
-        log_teacher = functional.log_softmax(teacher / self.temperature, axis)
-        divergence = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(axis)
-        return divergence.mean() * self.temperature**2
-
-
-def soft_target_loss(
-    teacher: Program, temperature: float, alpha: float, task: Task, hard: Loss | None = None
-) -> SoftTargetLoss:
-    """The distillation loss for :func:`retort.compress.training.train.fit`.
-
-    Args:
-        teacher: it is not trained; it is set to evaluation mode, and moved to the student's device at its first use.
-        temperature: softens both distributions; for classification only.
-        alpha: weight of the soft loss, 0 to 1; at 1 no targets are needed.
-        hard: the loss on the targets; cross entropy or mean squared error if None.
-    """
-    return SoftTargetLoss(teacher, temperature, alpha, task, hard)
 
 
 def recover(program: Program, teacher: Program, options: RecoverOptions, context: Context, label: str) -> Training:
@@ -121,16 +39,57 @@ def recover(program: Program, teacher: Program, options: RecoverOptions, context
     Raises:
         RetortError: as :func:`retort.compress.training.train.fit`.
     """
-    if options.distill and len(context.data.train) and context.data.train.read([0])[1] is None:
+    labelled = has_labels(context)
+    if options.distill and not labelled:
         context.console.say(
             "            the samples have no labels: it is trained on the outputs of the original alone"
         )
-        alone: Loss = soft_target_loss(teacher, options.temperature, 1.0, context.task)
-        return training_facts(fit(program, options, context, alone, label))
-    loss: Loss = task_loss(options, context.data, context.task, program)
+        if not options.losses:
+            options = options.model_copy(update={"alpha": 1.0})
+    hard: Loss | None = task_loss(options, context.data, context.task, program) if labelled else None
+    loss = hard
     if options.distill:
-        loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, loss)
+        loss = learned_from(options, program, teacher, context, hard)
     return training_facts(fit(program, options, context, loss, label))
+
+
+def learned_from(
+    options: SoftTargetOptions, student: Program, teacher: Program, context: Context, hard: Loss | None
+) -> CombinedLoss:
+    """The loss of a student that learns from a teacher; without labels, from the teacher alone.
+
+    Args:
+        hard: the loss on the targets; None for the one of the task.
+
+    Raises:
+        DataError: a loss needs labels, and the samples have none.
+        RetortError: as :func:`retort.compress.distillation.combined_loss.distillation_loss`.
+    """
+    labelled = has_labels(context)
+    needing = [loss.loss for loss in options.losses if loss.needs_targets]
+    if needing and not labelled:
+        raise DataError(
+            f"the loss `{needing[0]}` needs labels, but the data set has none", "add labels, or use kd or dist instead"
+        )
+    if options.losses and not labelled and not options.needs_targets:
+        context.console.say("            the samples have no labels: the student learns from the teacher alone")
+    return distillation_loss(
+        options,
+        student,
+        teacher,
+        context.task,
+        hard,
+        labelled=labelled,
+        seed=context.seed,
+        base=context.base,
+        console=context.console,
+    )
+
+
+def has_labels(context: Context) -> bool:
+    """Whether the training samples have labels."""
+    train = context.data.train
+    return len(train) == 0 or train.read([0])[1] is not None
 
 
 def distill(options: DistillOptions, parent: Artifact, place: Place, context: Context, student: Program) -> Artifact:
@@ -147,13 +106,14 @@ def distill(options: DistillOptions, parent: Artifact, place: Place, context: Co
     """
     raise_if_not(parent, "program")
     teacher = load_program(parent.main, context.data)
-    check_pair(teacher.signature, student.signature)
+    check_pair(teacher.signature, student.signature, options.needs_equal_outputs)
     known = teacher.signature
     student.signature = completed(student.signature.naming(known.classes), known)
     given = fit_context(context, parent.main).data
     context = _for_student(context, parent, student)
-    hard = task_loss(options, context.data, context.task, student) if options.alpha < 1 else None
-    loss = soft_target_loss(teacher, options.temperature, options.alpha, context.task, hard)
+    labelled = options.needs_targets or has_labels(context)
+    hard = task_loss(options, context.data, context.task, student) if options.target_weight > 0 and labelled else None
+    loss = learned_from(options, student, teacher, context, hard)
     result = fit(student, options, context, loss, "distill")
     doubt = doubt_of(student, context.data, context.task, teacher, given)
     warn_of(doubt, "distill", context.console)
@@ -178,14 +138,17 @@ def _for_student(context: Context, parent: Artifact, student: Program) -> Contex
     return replace(context, data=fit_to(given.data, student.signature))
 
 
-def check_pair(teacher: Signature, student: Signature) -> None:
+def check_pair(teacher: Signature, student: Signature, outputs: bool = True) -> None:
     """Check that a student can learn from a teacher, by their inputs and outputs.
+
+    Args:
+        outputs: whether their predictions are compared; losses on inner values do without.
 
     Raises:
         ModelError: their inputs or their predictions differ.
     """
     theirs, ours = prediction_spec(teacher), prediction_spec(student)
-    if not _fits(theirs, ours):
+    if outputs and not _fits(theirs, ours):
         raise ModelError(
             f"the teacher predicts {theirs.describe()}, the student {ours.describe()}",
             "give the student as many classes (or values) as the teacher has",

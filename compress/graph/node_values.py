@@ -105,9 +105,9 @@ def find_node(program: Program, name: str, whose: str = "the program") -> fx.Nod
     nodes: list[fx.Node] = [node for node in program.module.graph.nodes if _computes_a_tensor(node)]
     exact = [node for node in nodes if node.name == name]
     inside = [node for node in nodes if _is_inside(path_of(node), name)]
-    if exact or inside:
-        found: fx.Node = (exact or inside)[-1]
-        return found
+    found: list[fx.Node] = exact or inside
+    if found:
+        return found[-1]
     known = list(dict.fromkeys([*_prefixes(path_of(node) for node in nodes), *(node.name for node in nodes)]))
     near = difflib.get_close_matches(name, [one for one in known if one], n=3, cutoff=0.4)
     listed = f"; nearest: {', '.join(near)}" if near else ""

@@ -12,7 +12,7 @@ from ...core.data.splits import Splits
 from ...core.errors import DataError
 from ...core.facts.quantize_facts import QatFacts
 from ...core.options.stage_options import MetricName, QatOptions, Task
-from ..distillation.distill import soft_target_loss
+from ..distillation.distill import learned_from
 from ..graph.module_edit import fetch
 from ..program import Program, clone, evaluating
 from ..training.checkpoint import discard
@@ -63,7 +63,7 @@ def _trained(program: Program, teacher: Program, options: QatOptions, context: C
     data, task = context.data, context.task
     before = {name: value.detach().clone() for name, value in program.module.state_dict().items()}
     start = _score(program, data, task, options.keep)
-    loss = _loss(program, teacher, data, options, task)
+    loss = _loss(program, teacher, options, context)
     with learnable(program, weights=True):
         result = fit(program, options, context, loss, LABEL)
     _keep_biases(program)
@@ -93,11 +93,11 @@ def discard_checkpoint(scratch: Path | None) -> None:
     discard(scratch, LABEL)
 
 
-def _loss(program: Program, teacher: Program, data: Splits, options: QatOptions, task: Task) -> Loss | None:
+def _loss(program: Program, teacher: Program, options: QatOptions, context: Context) -> Loss | None:
     if not options.distill:
         return None
-    hard = task_loss(options, data, task, program) if options.alpha < 1 else None
-    return soft_target_loss(clone(teacher), options.temperature, options.alpha, task, hard)
+    hard = task_loss(options, context.data, context.task, program) if options.target_weight > 0 else None
+    return learned_from(options, program, clone(teacher), context, hard)
 
 
 def _worse(end: Score, start: Score) -> bool:

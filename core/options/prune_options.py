@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .distill_options import RecoverOptions
 from .named_inputs import NAMES_FUNCTION
 from .option_types import Count, Importance, Normalization, Options, Positive, Seed
 from .quantities import Bytes, Milliseconds, Share, Step
-from .train_options import RecoverOptions
 
 BUDGETS = ("macs", "parameters", "size", "size_bytes", "latency", "latency_ms")
 SCHEDULE_STEPS = {"one_shot": 1, "iterative": 3, "gradual": 5}

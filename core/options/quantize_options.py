@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from .distill_options import RecoverOptions
 from .named_inputs import NAMES_FILE, NAMES_FUNCTION
 from .option_types import Count, Options, Positive
 from .quantities import Bytes
-from .train_options import RecoverOptions
 
 FirstLayer = Literal["auto", "int8", "float"]
 Correction = Literal["none", "auto", "full", "equalise", "hessian", "adaround", "bias", "ranges"]

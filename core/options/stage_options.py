@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..dynamic_kernels import RecurrentForm
+from .distill_options import DistillOptions as DistillOptions
+from .distill_options import RecoverOptions as RecoverOptions
+from .distill_options import SoftTargetOptions as SoftTargetOptions
 from .metric_names import MetricName as MetricName
 from .metric_names import Task as Task
+from .model_spec import ModelSpec as ModelSpec
 from .named_inputs import NAMES_FUNCTION
 from .option_types import Confidence, Count, Fraction, Positive, Probability, Seed
 from .option_types import Options as Options
@@ -23,29 +27,9 @@ from .serving_options import BundleOptions as BundleOptions
 from .serving_options import Deployment as Deployment
 from .serving_options import PackOptions as PackOptions
 from .serving_options import ServeOptions as ServeOptions
-from .train_options import RecoverOptions as RecoverOptions
-from .train_options import SoftTargetOptions
 from .train_options import TrainOptions as TrainOptions
 
 Target = Literal["cpu", "arm", "tensorrt"]
-
-
-class ModelSpec(Options):
-    """The source of a model."""
-
-    source: str = Field(
-        description="The model: `package.module:factory`, a .pt2 file, an .onnx file, or a directory written by "
-        "`save_pretrained`."
-    )
-    args: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Keyword arguments for the factory. A `save_pretrained` directory takes `task`.",
-    )
-    weights: str | None = Field(
-        default=None,
-        description="File of trained weights: .safetensors, or a checkpoint that torch.save wrote. The state dict is "
-        "found below wrappers and prefixes; `file.ckpt#ema` chooses one of several by its key.",
-    )
 
 
 class DataSpec(Options):
@@ -82,17 +66,6 @@ class CaptureOptions(Options):
         default_factory=dict,
         description="Values of inputs of an .onnx file that become constants, such as `{sr: 16000}`, so that the "
         "branches that they choose are decided.",
-    )
-
-
-class DistillOptions(SoftTargetOptions):
-    """Soft-target distillation (Hinton et al., 2015)."""
-
-    student: Annotated[ModelSpec, BeforeValidator(from_string)] = Field(
-        description="The smaller model that learns from the previous stage's program: a model as in `model`, or a way "
-        "to make it from that program, with its weights: `layers:3` or `layers:0.5` (equal layers, evenly spread), "
-        "`blocks:0.5` (the most important residual blocks), `macs:0.3`, `parameters:0.3` or `size:0.3` (fewer "
-        "channels), or a depth and a width joined by a comma. `retort distill PROGRAM --explain` shows what there is."
     )
 
 

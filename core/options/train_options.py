@@ -66,25 +66,3 @@ class TrainOptions(Options):
         default=10.0,
         description="A further checkpoint is written inside an epoch when the last one is so many minutes old.",
     )
-
-
-class SoftTargetOptions(TrainOptions):
-    """Training on the outputs of another program, besides the targets (Hinton et al., 2015)."""
-
-    temperature: Positive = Field(
-        default=4.0, description="Temperature that softens the output distributions of the teacher and the student."
-    )
-    alpha: float = Field(
-        default=0.7,
-        ge=0,
-        le=1,
-        description="Weight of the soft loss, from 0 to 1. The loss against the targets gets the rest.",
-    )
-
-
-class RecoverOptions(SoftTargetOptions):
-    """Recovery training after a cut. By default it distills from the program before the cut."""
-
-    epochs: Count = Field(default=5, description="Number of passes over the training split.")
-    learning_rate: Positive = Field(default=1e-3, description="Highest learning rate of the schedule.")
-    distill: bool = Field(default=True, description="Also learn from the outputs of the unchanged program.")

@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from retort.compress.capture.capture_program import capture
-from retort.compress.distillation.distill import check_pair, distill, soft_target_loss
+from retort.compress.distillation.combined_loss import soft_target_loss
+from retort.compress.distillation.distill import check_pair, distill
 from retort.compress.program import Program, clone, load_program, predict, store
 from retort.compress.training.train import fit
 from retort.core.artifact import load_artifact

@@ -10,7 +10,7 @@ from retort.compress.distillation.distill import recover
 from retort.compress.program import clone
 from retort.core.context import Context
 from retort.core.data.splits import ArraySplit, Splits
-from retort.core.options.train_options import RecoverOptions
+from retort.core.options.distill_options import RecoverOptions
 
 
 def test_samples_without_labels_are_enough() -> None:

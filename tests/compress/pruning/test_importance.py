@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from retort.compress.capture.capture_program import capture
-from retort.compress.distillation.distill import soft_target_loss
+from retort.compress.distillation.combined_loss import soft_target_loss
 from retort.compress.program import Program, clone, cost, evaluating, predict
 from retort.compress.pruning.coupling.groups import Grouping
 from retort.compress.pruning.resume import ramp, recovery_of
