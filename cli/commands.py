@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from ..core.artifact import is_finished, load_artifact
+from ..core.artifact import Artifact, is_finished, load_artifact
+from ..core.console import Console
 from ..core.errors import MissingFileError, UserError
 from ..core.options.stage_options import CaptureOptions, ModelSpec, QuantizeOptions
 from ..core.options.stage_table import STAGES, StageEntry
@@ -41,6 +43,7 @@ from .app import (
 )
 from .explain_flag import explainable
 from .flags import build_options, settings_flag, with_flags
+from .program_nodes import HEADER, nodes_of, row
 
 CaptureSettings: TypeAlias = settings_flag(CaptureOptions)  # type: ignore[valid-type]
 
@@ -51,12 +54,22 @@ def show(
         Path,
         typer.Argument(help="Artifact folder, model file, or folder of a run.", autocompletion=completion.artifacts),
     ],
+    nodes: Annotated[
+        bool,
+        typer.Option(
+            "--nodes",
+            help="List the values that a program computes, with the module, the operator and the shape of each.",
+        ),
+    ] = False,
+    match: Annotated[
+        str, typer.Option(help="Only nodes whose module, name or operator contains this text, or matches it with *.")
+    ] = "",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show the content of an artifact or a run, and verify its hashes.
 
-    Example: `retort show runs/digits`
+    Example: `retort show runs/digits`, or `retort show runs/digits/02-train-… --nodes --match "layer1*"`
     """
     if not path.exists():
         raise MissingFileError(f"{path} does not exist", "check the path")
@@ -65,6 +78,9 @@ def show(
         raise UserError(f"{path} contains no finished artifact", "run a recipe or a stage first")
     artifacts = [load_artifact(folder) for folder in folders]
     out = console(json)
+    if nodes or match:
+        _show_nodes(artifacts, match, out)
+        return
     signers = describe.verify_archives(artifacts, out)
     signature = describe.signature_of(artifacts[0]) if len(artifacts) == 1 else None
     rows = [describe.row(artifact) for artifact in artifacts]
@@ -83,6 +99,14 @@ def show(
     if signature is not None:
         described[0]["signature"] = asdict(signature)
     out.result({"artifacts": described})
+
+
+def _show_nodes(artifacts: Sequence[Artifact], match: str, out: Console) -> None:
+    if len(artifacts) != 1:
+        raise UserError(f"--nodes shows one program, and there are {len(artifacts)}", "give one of them")
+    found = nodes_of(artifacts[0], match)
+    out.table(str(artifacts[0].path), HEADER, [row(value) for value in found])
+    out.result({"nodes": [asdict(value) for value in found]})
 
 
 @app.command("capture")

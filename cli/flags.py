@@ -13,12 +13,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..core.errors import UserError
+from ..core.options.distill_options import LOSS_NAME
 from ..core.options.quantities import UNIT_TEXT
 from ..core.options.recipe import option_faults
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.yaml_text import parse_yaml
 
 PLAIN = (int, float, str, bool)
+_KINDS: dict[Any, Any] = {UNIT_TEXT: str, LOSS_NAME: list[str]}
+"""What the command line reads for options with these marks."""
 
 
 def flag_type(annotation: Any) -> Any:
@@ -43,7 +46,7 @@ def stage_flags(options: type[Options]) -> dict[str, inspect.Parameter]:
     """One keyword parameter per plain option of a stage, in the form that typer reads."""
     flags = {}
     for name, field in options.model_fields.items():
-        kind = str if UNIT_TEXT in field.metadata else flag_type(field.annotation)
+        kind = _KINDS.get(next((mark for mark in field.metadata if mark in _KINDS), ""), flag_type(field.annotation))
         if kind is None:
             continue
         default = None if field.is_required() else field.get_default(call_default_factory=True)

@@ -17,6 +17,7 @@ from ..core import errors
 from ..core.artifact import Manifest
 from ..core.kinds import KINDS
 from ..core.options.data_options import SOURCES
+from ..core.options.distill_losses import LOSSES, USER
 from ..core.options.recipe import Recipe
 from ..core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
 from ..core.options.stage_table import STAGES
@@ -62,10 +63,30 @@ def recipe_page() -> str:
             (QatOptions, RecoverOptions, "[RecoverOptions](#recoveroptions)"),
         )
     ]
+    inner.append(_losses())
     parts = [_keys(model.__name__, model, options_table(model)) for model in (ModelSpec, DataSpec, Gate)]
     sources = [f"### {kind}\n\n{options_table(model)}" for kind, model in SOURCES.items()]
     made = {"parts": parts, "sources": sources, "stages": stages, "inner": inner}
     return filled("recipe", {"recipe": options_table(Recipe), **{key: "\n\n".join(part) for key, part in made.items()}})
+
+
+def _losses() -> str:
+    """The losses of distillation with their options."""
+    introduction = (
+        "The losses of `distill`, and of `recover` and `qat`, which learn from the program before. A loss is written "
+        "as its name (`dkd`), its name and weight (`kd: 0.7`), or its name and options (`features: {weight: 2}`); "
+        "[the guide](../how-to/distill.md) says when to use which."
+    )
+    written = {name: "`module:function`" if name == USER else f"`{name}`" for name in LOSSES}
+    purposes = [(written[name], sentence(model.__doc__ or "")) for name, model in LOSSES.items()]
+    rows = [
+        (written[name], f"`{key}`", type_name(field.annotation, field.metadata), default(field), sentence(text))
+        for name, model in LOSSES.items()
+        for key, field in model.model_fields.items()
+        if key != "loss" and (text := field.description or "")
+    ]
+    header = ("loss", "key", "type", "default", "what it does")
+    return "\n\n".join(["## Losses", introduction, table(("loss", "what it is"), purposes), table(header, rows)])
 
 
 def _keys(title: str, model: type[Options], keys: str) -> str:

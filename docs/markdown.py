@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ..core.options.distill_options import LOSS_NAME
+
 BOUNDS: dict[type, str] = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", Any: "any"}
 UNITS = {
@@ -48,6 +50,8 @@ def type_name(kind: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
     unit = [UNITS[name] for item in metadata if (name := _validator(item)) in UNITS]
     if unit:
         return unit[0]
+    if LOSS_NAME in metadata:
+        return "list of [losses](#losses)"
     if origin is Annotated:
         return type_name(args[0], [*metadata, *args[1:]])
     if origin in (Union, UnionType):

@@ -13,7 +13,7 @@ from typing import Any
 from ..core.artifact import Artifact, stable_hash
 from ..core.context import Context
 from ..core.data.references import source_identity
-from ..core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH
+from ..core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH, option_tree
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.stage_table import STAGES, Factor
 from ..core.system.installation import PACKAGES
@@ -98,6 +98,13 @@ def parent_identity(parent: Artifact | ModelSpec, base: Path) -> object:
 
 def named_in(options: Options, base: Path) -> list[object]:
     """Identities of the files, functions and models that options name, because an edit makes them another input."""
+    found: list[object] = []
+    for _, part in option_tree(options):
+        found += _named_directly(part, base)
+    return found
+
+
+def _named_directly(options: Options, base: Path) -> list[object]:
     found: list[object] = []
     for name, field in type(options).model_fields.items():
         value = getattr(options, name)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import torch
 
-from ..graph.node_values import named_values, observing
+from ..graph.node_values import named_values, observe
 from ..program import Program, device_of, move, set_training, shared
 from ..training.losses import Tensors, prediction_of
 
@@ -26,7 +25,7 @@ class Teacher:
         self._run = program
         if observed:  # a graph of its own, because the program's other users expect its outputs alone
             self._run = shared(program)
-            ExitStack().enter_context(observing(self._run, self.observed))
+            observe(self._run, self.observed)
 
     def outputs(self, inputs: Tensors) -> Tensors:
         """The teacher's outputs for a batch of the student's inputs, and the observed values as ``node:NAME``."""

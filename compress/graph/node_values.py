@@ -153,15 +153,25 @@ def observing(program: Program, names: Sequence[str]) -> Iterator[None]:
         return
     output = program.module.graph.output_node()
     before = output.args
-    values = before[0]
-    assert isinstance(values, tuple | list)
-    output.args = ((*values, *(find_node(program, name) for name in names)),)
-    program.module.recompile()
+    observe(program, names)
     try:
         yield
     finally:
         output.args = before
         program.module.recompile()
+
+
+def observe(program: Program, names: Sequence[str]) -> None:
+    """Make the program's module return the values of these nodes after its outputs, from now on.
+
+    Raises:
+        ModelError: there is no such node.
+    """
+    output = program.module.graph.output_node()
+    values = output.args[0]
+    assert isinstance(values, tuple | list)
+    output.args = ((*values, *(find_node(program, name) for name in names)),)
+    program.module.recompile()
 
 
 def named_values(program: Program, observed: Sequence[str], values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, Vali
 from ..counts import listed
 from ..errors import RecipeError
 from ..system.user_paths import require_file
+from .distill_losses import LOSSES
 from .metric_names import DEFAULT_METRICS
 from .option_types import Seed
 from .recipe_faults import Fault, KeyLines, recipe_error
@@ -272,7 +273,8 @@ def option_faults(
 def _known_keys(path: tuple[str, ...], root: type[BaseModel] | None = None) -> list[str]:
     model: Any = root or Recipe
     for part in path:
-        model = (TABLE[part].options if part in TABLE else None) or _field_model(model, part) or model
+        inside = TABLE[part].options if part in TABLE else LOSSES.get(part) if "losses" in path else None
+        model = inside or _field_model(model, part) or model
     return [name for name in model.model_fields if name != "name" or model is not Stage]
 
 

@@ -80,8 +80,8 @@ _ENTRIES = (
         "program",
         "program",
         TRAINING,
-        purpose="Train a smaller student model on the soft targets of a program.",
-        example="retort distill runs/train-… --data digits --student my_net:small --epochs 20",
+        purpose="Train a smaller student model on the outputs of a program and on what happens inside it.",
+        example="retort distill runs/train-… --data digits --student my_net:small --losses kd:0.7 --losses features",
     ),
     StageEntry(
         "prune",

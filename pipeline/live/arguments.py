@@ -65,6 +65,8 @@ class DistillArguments(TrainArguments, total=False):
 
     temperature: float
     alpha: float
+    losses: Sequence[str | Mapping[str, Any]]
+    hard_weight: float | None
 
 
 class PruneArguments(TypedDict, total=False):

@@ -21,6 +21,7 @@ from ...core.options.stage_options import (
     Options,
     PruneOptions,
     QuantizeOptions,
+    SoftTargetOptions,
     Target,
     Task,
 )
@@ -39,7 +40,7 @@ from .workspace import ScriptConsole, Workspace, finished, same_or_new
 
 TRAINING = {
     "train": "give (inputs, targets)",
-    "distill": "give (inputs, targets), or alpha=1.0, which learns only from the teacher's outputs",
+    "distill": "give (inputs, targets), or alpha=1.0 or hard_weight=0, which learns only from the teacher",
     "recover": "give (inputs, targets); or recover={'alpha': 1.0}, which learns only from the outputs before the cut; "
     "or recover=None",
     "qat": "give (inputs, targets), or qat={'alpha': 1.0}, which learns only from the FP32 outputs",
@@ -155,8 +156,9 @@ def _may_skip(options: Options, trained: str) -> bool:
 
 def _needs_targets(options: Options, trained: str) -> bool:
     inner = getattr(options, trained, options)
-    alone = getattr(inner, "distill", True) and getattr(inner, "alpha", 0.0) >= 1
-    return not alone
+    if not isinstance(inner, SoftTargetOptions) or not getattr(inner, "distill", True):
+        return True
+    return inner.needs_targets
 
 
 def _with_student(options: Options, data: Splits, workspace: Workspace) -> tuple[Options, Options]:

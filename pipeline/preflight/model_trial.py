@@ -82,7 +82,7 @@ def _student_faults(subject: Subject, data: Splits, teacher: Signature | None) -
         yield found
     elif teacher is not None:
         try:
-            check_pair(teacher, found)
+            check_pair(teacher, found, distill.needs_equal_outputs)
         except RetortError as error:
             yield fault_of(key, error)
 

@@ -13,10 +13,10 @@ from ...core.data.references import file_and_key, resolve
 from ...core.errors import ArtifactError, MissingFileError, RetortError, UserError
 from ...core.formats.program_file import read_signature
 from ...core.formats.weight_files import require_model_file
-from ...core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH
+from ...core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH, option_tree
 from ...core.options.recipe import nearest
 from ...core.options.recipe_faults import Fault
-from ...core.options.stage_options import DataSpec, DistillOptions, ModelSpec
+from ...core.options.stage_options import DataSpec, DistillOptions, ModelSpec, Options
 from ...core.options.student_form import is_student_form, student_form
 from ...core.system.user_paths import require_file
 from ...serve.signing.private_key import read_private_key
@@ -175,8 +175,13 @@ def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:
     options = subject.options(stage)
     if options is None:
         return
+    for path, part in option_tree(options):
+        yield from _part_faults(subject, stage, path, part)
+
+
+def _part_faults(subject: Subject, stage: str, path: str, options: Options) -> Iterator[Fault]:
     for name, item in type(options).model_fields.items():
-        value, key = getattr(options, name), subject.key(stage, name)
+        value, key = getattr(options, name), subject.key(stage, f"{path}.{name}" if path else name)
         try:
             if value is not None and NAMES_FILE in item.metadata:
                 require_file(subject.base / value, f"file for `{name}`", f"check the path of `{name}`")

@@ -24,6 +24,7 @@ from retort.core.options.stage_options import (
     ModelSpec,
     PruneOptions,
     QuantizeOptions,
+    RecoverOptions,
     TrainOptions,
 )
 from retort.core.options.stage_table import STAGES
@@ -232,14 +233,16 @@ def test_only_what_a_stage_depends_on_counts() -> None:
 
 
 def test_files_that_options_name_count_with_their_content(tmp_path: Path) -> None:
-    """A plan, a module, a handler, a tokenizer and weights are other inputs after an edit."""
+    """A plan, a module, a loss, a handler, a tokenizer and weights are other inputs after an edit."""
     context = replace(CONTEXT, base=tmp_path)
-    files = {name: tmp_path / name for name in ("plan.yaml", "mine.py", "weights.safetensors")}
+    files = {name: tmp_path / name for name in ("plan.yaml", "mine.py", "weights.safetensors", "own.py", "inner.py")}
     student = ModelSpec(source="mine:small", weights="weights.safetensors")
     cases = {
         "plan.yaml": ("quantize", QuantizeOptions(plan="plan.yaml"), PARENT),
         "mine.py": ("prune", PruneOptions(latency=0.5, timer="mine:time"), PARENT),
         "weights.safetensors": ("distill", DistillOptions(student=student), PARENT),
+        "own.py": ("distill", DistillOptions(student=student, losses=("kd", "own:loss")), PARENT),
+        "inner.py": ("prune", PruneOptions(latency=0.5, recover=RecoverOptions(losses=("inner:loss",))), PARENT),
     }
     for path in files.values():
         path.write_text("a = 1\n")

@@ -41,6 +41,7 @@ def automatic_pairs(student: Program, teacher: Program) -> list[Pair]:
     """
     ours, theirs = ends(student), ends(teacher)
     pairs = [pair for kind in ("map", "tokens") for pair in _by_resolution(_of(ours, kind), _of(theirs, kind))]
+    pairs = [pair for pair in pairs if any(size != 1 for layer in pair for size in layer.resolution)]
     vectors = _of(ours, "vector"), _of(theirs, "vector")
     if all(vectors):
         pairs.append((vectors[0][-1], vectors[1][-1]))

@@ -121,6 +121,14 @@ def test_all_faults_are_listed_at_once(project: Path) -> None:
     assert "did you mean 'classes'" in found[3]["message"]
 
 
+def test_losses_of_the_user_are_looked_up(project: Path) -> None:
+    """A function that is named as a loss and does not exist is found before a run, with the line of the loss."""
+    stages = "\n  - capture\n  - distill:\n      student: checked_net:build\n      losses: [kd, 'checked_net:biuld']\n"
+    found = faults(project, recipe("checked_net:build", stages), fast=False)
+    mine = [fault for fault in found if fault["key"] == "stages.1.distill.losses.1.loss"]
+    assert [(fault["line"], "did you mean 'build'" in fault["message"]) for fault in mine] == [(7, True)]
+
+
 def test_models_are_run_on_two_samples(project: Path) -> None:
     """The classes of the targets, the student's outputs and the weights of classes must fit the model."""
     stages = "[{train: {class_weights: [1, 2]}}, {distill: {student: 'checked_net:small'}}, export]"
