@@ -28,7 +28,8 @@ from ...core.options.distill_options import SoftTargetOptions
 from ...core.options.stage_options import Task
 from ..program import Program
 from ..training.checkpoint import identity_of, seeded, state_hash
-from ..training.losses import CrossEntropy, Loss, Tensors, present, squared_error
+from ..training.losses import Loss, Tensors, present, squared_error
+from ..training.task_losses import plain_loss
 from .compared import Compared, Term
 from .inner_terms import AttentionRelations, paired_term
 from .output_terms import Correlations, Decoupled, Embeddings, OutputError, OwnAverage, SoftTargets
@@ -100,7 +101,7 @@ def soft_target_loss(
         hard: the loss on the targets; cross entropy or mean squared error if None.
     """
     terms = [SoftTargets(KdOptions(weight=alpha), temperature, task)] if alpha > 0 else []
-    return CombinedLoss(teacher, terms, hard or _hard_loss(task), 1 - alpha)
+    return CombinedLoss(teacher, terms, hard or (plain_loss(task) if alpha < 1 else squared_error), 1 - alpha)
 
 
 def distillation_loss(
@@ -140,11 +141,7 @@ def distillation_loss(
     weight = options.target_weight
     if not labelled and not options.needs_targets:
         weight = 0.0
-    return CombinedLoss(teacher, terms, hard or _hard_loss(task), weight, base)
-
-
-def _hard_loss(task: Task) -> Loss:
-    return CrossEntropy() if task == "classification" else squared_error
+    return CombinedLoss(teacher, terms, hard or (plain_loss(task) if weight > 0 else squared_error), weight, base)
 
 
 def _check_batch(options: SoftTargetOptions) -> None:

@@ -16,6 +16,7 @@ import pytest
 from retort.core.artifact import Artifact, Manifest
 from retort.core.context import Context
 from retort.core.data.splits import ArraySplit, Splits
+from retort.core.options.distill_losses import FunctionOptions
 from retort.core.options.serving_options import PackOptions
 from retort.core.options.stage_options import (
     CaptureOptions,
@@ -237,12 +238,17 @@ def test_files_that_options_name_count_with_their_content(tmp_path: Path) -> Non
     context = replace(CONTEXT, base=tmp_path)
     files = {name: tmp_path / name for name in ("plan.yaml", "mine.py", "weights.safetensors", "own.py", "inner.py")}
     student = ModelSpec(source="mine:small", weights="weights.safetensors")
+    recover = RecoverOptions(losses=(FunctionOptions(loss="inner:loss"),))
     cases = {
         "plan.yaml": ("quantize", QuantizeOptions(plan="plan.yaml"), PARENT),
         "mine.py": ("prune", PruneOptions(latency=0.5, timer="mine:time"), PARENT),
         "weights.safetensors": ("distill", DistillOptions(student=student), PARENT),
-        "own.py": ("distill", DistillOptions(student=student, losses=("kd", "own:loss")), PARENT),
-        "inner.py": ("prune", PruneOptions(latency=0.5, recover=RecoverOptions(losses=("inner:loss",))), PARENT),
+        "own.py": ("distill", DistillOptions(student=student, losses=(FunctionOptions(loss="own:loss"),)), PARENT),
+        "inner.py": (
+            "prune",
+            PruneOptions(latency=0.5, recover=recover),
+            PARENT,
+        ),
     }
     for path in files.values():
         path.write_text("a = 1\n")

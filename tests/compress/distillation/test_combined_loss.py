@@ -23,6 +23,7 @@ from retort.core.console import Console
 from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, ModelError, UserError
+from retort.core.options.distill_losses import FeatureOptions
 from retort.core.options.stage_options import DistillOptions, ModelSpec, RecoverOptions
 
 torch.set_num_threads(1)
@@ -120,8 +121,8 @@ def test_the_own_average_follows_the_student(teacher: Program) -> None:
 
 def unlabelled() -> Splits:
     """Samples without labels."""
-    parts = {"train": blobs(40, 1), "validation": blobs(20, 2), "calibration": blobs(8, 3), "test": blobs(8, 4)}
-    return Splits(**{name: ArraySplit(part.inputs) for name, part in parts.items()})
+    train, other = (ArraySplit(blobs(40, seed).inputs) for seed in (1, 2))
+    return Splits(train, other, other, other)
 
 
 def test_labels_are_needed_only_where_a_loss_reads_them(teacher: Program, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +230,7 @@ def test_recovery_learns_from_inner_values() -> None:
         next(student.module.parameters()).mul_(0.5)
     before = hidden(student, x) - hidden(teacher, x)
     split = ArraySplit({"x": x.numpy().astype(np.float32)})
-    chosen = RecoverOptions(epochs=5, batch_size=16, learning_rate=0.05, losses=("features",))
+    chosen = RecoverOptions(epochs=5, batch_size=16, learning_rate=0.05, losses=(FeatureOptions(),))
     recover(student, teacher, chosen, Context(Splits(split, split, split, split), task="regression"), "recover")
     after = hidden(student, x) - hidden(teacher, x)
     assert float(after.square().mean()) < 0.5 * float(before.square().mean())

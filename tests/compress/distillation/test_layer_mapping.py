@@ -48,7 +48,7 @@ class Residual(nn.Module):
 class Recurrent(nn.Module):
     """A GRU or an LSTM and a classifier of the last step."""
 
-    def __init__(self, kind: type[nn.RNNBase], width: int) -> None:
+    def __init__(self, kind: type[nn.GRU] | type[nn.LSTM], width: int) -> None:
         super().__init__()
         self.rnn = kind(6, width, batch_first=True)
         self.head = nn.Linear(width, 3)
@@ -76,8 +76,8 @@ class Encoder(nn.Module):
         allowed = attention_mask[:, None, None].bool()
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleDict)
-            parts = [layer[name](x).unflatten(2, (self.heads, -1)).transpose(1, 2) for name in "qkv"]
-            x = layer["one"](x + layer["out"](self._attend(*parts, allowed).transpose(1, 2).flatten(2)))
+            q, k, v = (layer[name](x).unflatten(2, (self.heads, -1)).transpose(1, 2) for name in "qkv")
+            x = layer["one"](x + layer["out"](self._attend(q, k, v, allowed).transpose(1, 2).flatten(2)))
             x = layer["two"](x + torch.relu(layer["mlp"](x)))
         return self.head(x[:, 0])
 
@@ -112,7 +112,7 @@ def test_residual_nets_pair_the_ends_of_their_stages() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
-def test_recurrent_nets_pair_their_sequences(kind: type[nn.RNNBase]) -> None:
+def test_recurrent_nets_pair_their_sequences(kind: type[nn.GRU] | type[nn.LSTM]) -> None:
     """The sequence of states and the state that is classified are paired, with the channels on the last axis."""
     student, teacher = (capture(Recurrent(kind, width), {"x": torch.randn(2, 7, 6)}) for width in (4, 8))
     pairs = automatic_pairs(student, teacher)

@@ -178,11 +178,12 @@ LOSSES: dict[str, Function] = {
 def test_gradients_are_finite_and_vanish_for_a_perfect_student(name: str) -> None:
     """Gradients equal finite differences and are not 0; a student that equals its teacher has nothing to learn."""
     torch.manual_seed(0)
-    loss = LOSSES.get(name, lambda one, other: contrastive(one, other, 0.5))
+    loss: Function = LOSSES.get(name, lambda one, other: contrastive(one, other, 0.5))
     teacher = torch.randn(4, 5, dtype=torch.float64)
     student = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda one: loss(one, teacher), student)
-    (gradient,) = torch.autograd.grad(loss(student, teacher), student)
+    found = loss(student, teacher)
+    (gradient,) = torch.autograd.grad(found, student)
     assert float(gradient.abs().max()) > 1e-6
     if name in LOSSES:
         perfect = teacher.clone().requires_grad_()
