@@ -73,8 +73,8 @@ def recipe_page() -> str:
 def _losses() -> str:
     """The losses of distillation with their options."""
     introduction = (
-        "The losses of `distill`, and of `recover` and `qat`, which learn from the program before. A loss is written "
-        "as its name (`dkd`), its name and weight (`kd: 0.7`), or its name and options (`features: {weight: 2}`); "
+        "The losses of `distill`, and of `recover` and `qat`, which learn from the program before. A loss is written\n"
+        "as its name (`dkd`), its name and weight (`kd: 0.7`), or its name and options (`features: {weight: 2}`);\n"
         "[the guide](../how-to/distill.md) says when to use which."
     )
     written = {name: "`module:function`" if name == USER else f"`{name}`" for name in LOSSES}

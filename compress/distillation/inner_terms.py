@@ -60,6 +60,7 @@ class Features(PairedTerm):
         self.module = nn.ModuleList(projection(ours.width, theirs.width) for ours, theirs in pairs)
 
     def of_pair(self, batch: Compared, number: int, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """The squared error of the projected values."""
         assert isinstance(self.module, nn.ModuleList)
         kept = batch.kept(tuple(student.shape[:-1]))
         return hint(self.module[number](student), teacher, self.normalize, kept)
@@ -78,6 +79,7 @@ class AttentionMaps(PairedTerm):
         super().__init__(options, spatial)
 
     def of_pair(self, batch: Compared, number: int, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """The distance of the two attention maps."""
         kept = batch.kept(tuple(student.shape[:-1]))
         return attention_transfer(attention_map(student, kept), attention_map(teacher, kept))
 
@@ -89,6 +91,7 @@ class Similarities(PairedTerm):
         super().__init__(options, pairs)
 
     def of_pair(self, batch: Compared, number: int, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """The distance of the two similarity matrices."""
         kept = batch.kept(tuple(student.shape[:-1]))
         if kept is not None:
             student, teacher = student * kept[..., None], teacher * kept[..., None]
@@ -103,6 +106,7 @@ class Relations(PairedTerm):
         self.weights = options.distance, options.angle
 
     def of_pair(self, batch: Compared, number: int, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Huber losses of distances and angles."""
         kept = batch.kept(tuple(student.shape[:-1]))
         ours, theirs = pooled(student, kept), pooled(teacher, kept)
         distance, angle = self.weights

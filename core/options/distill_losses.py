@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag
-from pydantic_core import CoreSchema
 
 from .named_inputs import NAMES_FUNCTION
 from .option_types import Count, Options, Positive
@@ -248,7 +247,7 @@ class _WrittenForm:
     """The JSON Schema of the forms in which a recipe writes a loss."""
 
     @staticmethod
-    def __get_pydantic_json_schema__(core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         made = handler(core)
         forms = {name: {"anyOf": [{"type": "number"}, {"type": "null"}, form]} for name, form in _forms(made)}
         user = {"^[^:]+:[^:]+$": forms.pop(USER)}
