@@ -12,7 +12,7 @@ from .console import SILENT, Console
 from .data.splits import Splits
 from .errors import UserError
 from .options.option_types import SEED_MAX
-from .options.stage_options import Target, Task
+from .options.stage_options import MetricName, Target, Task
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Context:
         data: the four splits.
         base: folder in which relative paths and the user's modules are looked up.
         task: what the model does.
+        metric: metric of the recipe; None for that of the task.
         target: hardware that the model is made for; it determines the quantization scheme.
         seed: random seed.
         console: shows progress.
@@ -36,6 +37,7 @@ class Context:
     seed: int = 0
     console: Console = SILENT
     scratch: Path | None = None
+    metric: MetricName | None = None
 
     def __post_init__(self) -> None:
         require_seed(self.seed)

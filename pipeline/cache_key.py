@@ -13,7 +13,16 @@ from typing import Any
 from ..core.artifact import Artifact, stable_hash
 from ..core.context import Context
 from ..core.data.references import source_identity
-from ..core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH, option_tree
+from ..core.options.metric_names import MetricName, is_function
+from ..core.options.named_inputs import (
+    DEVICE,
+    NAMES_FILE,
+    NAMES_FUNCTION,
+    NAMES_KEY,
+    NAMES_METRIC,
+    NAMES_PATH,
+    option_tree,
+)
 from ..core.options.stage_options import ModelSpec, Options
 from ..core.options.stage_table import STAGES, Factor
 from ..core.system.installation import PACKAGES
@@ -110,17 +119,22 @@ def _named_directly(options: Options, base: Path) -> list[object]:
         value = getattr(options, name)
         if isinstance(value, ModelSpec):
             found.append(parent_identity(value, base))
-        elif isinstance(value, Options):
-            found += named_in(value, base)
         elif value is not None and NAMES_FILE in field.metadata and (base / value).is_file():
             found.append(hashlib.sha256((base / value).read_bytes()).hexdigest())
         elif value is not None and NAMES_KEY in field.metadata and (base / value).is_file():
             found.append(read_private_key(base / value).public.key_id)
         elif value is not None and NAMES_PATH in field.metadata:
             found.append(_contents(base / value))
+        elif value is not None and NAMES_METRIC in field.metadata:
+            found.append(metric_identity(value, base))
         elif value is not None and NAMES_FUNCTION in field.metadata:
             found.append(value if value.startswith(DEVICE) else source_identity(value, base))
     return found
+
+
+def metric_identity(metric: MetricName | None, base: Path) -> str | None:
+    """A metric's name, with the identity of its source if it is a function of the user."""
+    return source_identity(metric, base) if metric is not None and is_function(metric) else metric
 
 
 def _contents(path: Path) -> list[list[str]]:
@@ -136,6 +150,8 @@ def _factor(factor: Factor, options: Options, context: Context) -> object:
         return getattr(options, "target", None) or context.target
     if factor == "tensorrt":
         return engine_identity()
+    if factor == "metric":
+        return metric_identity(context.metric, context.base)
     return context.seed if factor == "seed" else context.task
 
 

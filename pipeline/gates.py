@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 from ..core.metrics.intervals import Interval
-from ..core.metrics.task_metrics import unit_of
+from ..core.metrics.task_metrics import higher_is_better, unit_of
 from ..core.options.stage_options import Gate
 
 
@@ -149,7 +149,8 @@ def _drop(interval: Interval, metric: str) -> str:
     better = interval.value < 0
     low, high = (-interval.high, -interval.low) if better else (interval.low, interval.high)
     if unit_of(metric) == "percent":
-        change = "gained" if better else "lost"
+        words = ("gained", "lost") if higher_is_better(metric) else ("better by", "worse by")
+        change = words[0] if better else words[1]
         return _signed(f"{change} {100 * abs(interval.value):.2f} pp [{100 * low:.2f}, {100 * high:.2f}]")
     word = "better" if better else "worse"
     return _signed(f"{word} by {_points(abs(interval.value), metric)} [{low:.4g}, {high:.4g}]")

@@ -97,7 +97,15 @@ class Line:
     def context(self) -> Context:
         """The context that all stages share."""
         recipe = self.recipe
-        return Context(self.raw_data, self.base, recipe.task, recipe.target, recipe.seed, self.console)
+        return Context(
+            self.raw_data,
+            self.base,
+            recipe.task,
+            recipe.target,
+            recipe.seed,
+            self.console,
+            metric=recipe.metric,
+        )
 
     @cached_property
     def data(self) -> Splits:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..core.console import SILENT, Console
 from ..core.counts import listed
+from ..core.data.references import importable
 from ..core.errors import RetortError, UserError
 from ..core.options.recipe import nearest, read_recipe
 from ..core.options.recipe_faults import KeyLines
@@ -83,11 +84,12 @@ def run_line(line: Line, until: str | None = None) -> Outcome:
     Raises:
         GateError: a gate was missed; what is finished was measured, printed and reported, and is kept.
     """
-    for name, options in line.plan:
-        with noting_what_is_kept(partial(_kept, line, name)):
-            _finish(line, name, options)
-        if name == until:
-            break
+    with importable(line.base):  # a metric may be a function beside the recipe
+        for name, options in line.plan:
+            with noting_what_is_kept(partial(_kept, line, name)):
+                _finish(line, name, options)
+            if name == until:
+                break
     line.outcome.ship = recommended(line, line.outcome.result)
     return line.outcome
 

@@ -19,6 +19,7 @@ from ...core.metrics.all_outputs import (
     sqnr_per_output_db,
 )
 from ...core.metrics.quality_floor import QualityFloor
+from ...core.options.stage_options import Task
 from ...core.tensors import Array
 from ..graph.decisions import comparable, with_scores
 from ..program import Program, predict
@@ -48,13 +49,22 @@ class HeldOut:
         split: held-out samples, of which at most 256, evenly spread, are used.
         batch_size: samples run at a time.
         console: shows progress bars.
+        task: only for classification do the targets say whether outputs are classes.
     """
 
-    def __init__(self, reference: Program, split: Split, batch_size: int = 32, console: Console = SILENT) -> None:
+    def __init__(
+        self,
+        reference: Program,
+        split: Split,
+        batch_size: int = 32,
+        console: Console = SILENT,
+        task: Task = "classification",
+    ) -> None:
         rows = np.unique(np.linspace(0, len(split) - 1, min(len(split), SAMPLES)).astype(np.int64))
         self.split, self.batch_size, self.console = Subset(split, rows), batch_size, console
         self.wanted = predict(with_scores(reference), self.split, batch_size, console)
-        self.targets: Array | None = self.split.read(range(len(self.split)))[1]
+        targets = self.split.read(range(len(self.split)))[1]
+        self.targets: Array | None = targets if task == "classification" else None  # other labels are no classes
 
     def compare(self, quantized: Program, floor: QualityFloor, noisy: bool = False) -> Comparison:
         """Signal-to-noise ratio of all floating-point outputs, and the agreement of their classes if they have classes.

@@ -67,7 +67,7 @@ def quantize_with(
     """
     data, console = context.data, context.console
     split = data.judging
-    bound = bound_of(options, split, context.task) if options.mixed == "auto" else None
+    bound = bound_of(options, split, context.task, context.metric) if options.mixed == "auto" else None
     if options.qat is not None and len(data.train) == 0:
         raise DataError("quantization-aware training needs training samples", "give a train split, or remove `qat`")
     slow = options.float_layers

@@ -88,7 +88,7 @@ def above_floor(reference: Program, found: Quantized, options: QuantizeOptions, 
     # a training, or a bound of accuracy, may change outputs on purpose
     noisy = options.qat is not None or (options.mixed == "auto" and options.max_drop is not None)
     some = judged_within(reference, context.data.judging, budget_of(reference, options).room_bytes)
-    held = HeldOut(reference, some, options.batch_size, context.console)
+    held = HeldOut(reference, some, options.batch_size, context.console, context.task)
     result = Rescue(found, held.compare(found.program, floor, noisy), floor)
     result.shortfall = result.against.shortfall
     _warn_of_samples(held, result.against, context)

@@ -119,7 +119,10 @@ class QuantizeOptions(Options):
         "is met.",
     )
     max_drop: float | None = Field(
-        default=None, ge=0, description="Bound of `mixed`: the largest loss of accuracy on the validation split."
+        default=None,
+        ge=0,
+        description="Bound of `mixed`: the largest loss of the recipe's metric on the validation split, in its unit. "
+        "The default metric is that of the task, such as accuracy.",
     )
     min_sqnr: float | None = Field(
         default=None, description="Bound of `mixed` for data without labels: the smallest centred SQNR, in dB."

@@ -23,9 +23,9 @@ from .stage_options import (
     TrainOptions,
 )
 
-Factor = Literal["data", "seed", "task", "target", "tensorrt"]
+Factor = Literal["data", "seed", "task", "metric", "target", "tensorrt"]
 """What determines a result in addition to the options, the parents and the code: the data, the seed, the task, the
-target that the context or the options name, or this machine's TensorRT version and GPU."""
+recipe's metric, the target that the context or the options name, or this machine's TensorRT version and GPU."""
 TRAINING: tuple[Factor, ...] = ("data", "seed", "task")
 
 
@@ -107,7 +107,7 @@ _ENTRIES = (
         QuantizeOptions,
         "program",
         "program",
-        (*TRAINING, "target"),
+        (*TRAINING, "metric", "target"),
         purpose="Quantize a trained program to INT8 and calibrate it on real samples.",
         example="retort quantize runs/prune-… --data digits --method percentile",
     ),

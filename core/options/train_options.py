@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .metric_names import MetricName
-from .named_inputs import NAMES_FUNCTION
+from .named_inputs import NAMES_METRIC
 from .option_types import Count, Options, Positive, Probability
 
 
@@ -47,7 +47,7 @@ class TrainOptions(Options):
     )
     accumulate: Count = Field(default=1, description="Number of batches per optimizer step.")
     patience: Count | None = Field(default=None, description="Stop after this number of epochs without improvement.")
-    keep: Annotated[MetricName | None, NAMES_FUNCTION] = Field(
+    keep: Annotated[MetricName | None, NAMES_METRIC] = Field(
         default=None,
         description="Metric of the validation split that decides which epoch is kept and when patience ends, such as "
         "f1, miou or package.module:function. The default is that of the task: accuracy, average_precision, mse, "

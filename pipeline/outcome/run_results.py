@@ -12,14 +12,13 @@ from ...core.artifact import Artifact, load_artifact, new_artifact, stable_hash
 from ...core.context import Place
 from ...core.counts import counted, listed
 from ...core.cpu_targets import why_not_timed
-from ...core.data.references import source_identity
 from ...core.dynamic_kernels import DEPENDENT_ROWS
 from ...core.facts.any_facts import AnyFacts
 from ...core.facts.program_facts import Epoch
 from ...core.facts.quantize_facts import QuantizeFacts
-from ...core.options.metric_names import is_function
 from ...core.options.stage_options import BenchOptions, ReportOptions
 from ...core.options.stage_table import PROGRAM_STAGES, stages_that
+from ..cache_key import metric_identity
 from ..measure import accuracy, compared_on, graph_of, reference_of
 from .recommendation import recommended
 from .stage_evidence import evidence
@@ -49,9 +48,8 @@ def bench(line: Line, options: BenchOptions, timed: bool = True) -> Artifact:
     stages = measured_stages(line)
     graphs = {name: graph_of(line, name) for name in stages if name in PROGRAM_STAGES}
     parents = [*graphs.values(), *(line.outcome.artifacts[name] for name in stages if name not in PROGRAM_STAGES)]
-    metric = line.recipe.metric
-    own = source_identity(metric, line.base) if metric is not None and is_function(metric) else metric
-    measured = {"timed": timed, "metric": own, "stages": stages, "shipped": line.shipped()}
+    metric = metric_identity(line.recipe.metric, line.base)
+    measured = {"timed": timed, "metric": metric, "stages": stages, "shipped": line.shipped()}
     told = _told(line)
 
     def _make(place: Place) -> Artifact:

@@ -13,7 +13,16 @@ from ...core.data.references import file_and_key, resolve
 from ...core.errors import ArtifactError, MissingFileError, RetortError, UserError
 from ...core.formats.program_file import read_signature
 from ...core.formats.weight_files import require_model_file
-from ...core.options.named_inputs import DEVICE, NAMES_FILE, NAMES_FUNCTION, NAMES_KEY, NAMES_PATH, option_tree
+from ...core.options.metric_names import LOWER, MetricName, is_function
+from ...core.options.named_inputs import (
+    DEVICE,
+    NAMES_FILE,
+    NAMES_FUNCTION,
+    NAMES_KEY,
+    NAMES_METRIC,
+    NAMES_PATH,
+    option_tree,
+)
 from ...core.options.recipe import nearest
 from ...core.options.recipe_faults import Fault
 from ...core.options.stage_options import DataSpec, DistillOptions, ModelSpec, Options
@@ -24,7 +33,11 @@ from .subject import Subject, fault_of
 
 
 def named_faults(subject: Subject) -> Iterator[Fault]:
-    """Faults of the model, the student, the data function, and the files and functions that options name."""
+    """Faults of the model, the student, the metric, the data function, and files and functions that options name."""
+    try:
+        _require_metric(subject.recipe.metric, subject.base)
+    except RetortError as error:
+        yield fault_of("metric", error)
     if "capture" in subject.made:
         yield from model_faults(subject.recipe.model, "model", subject.base)
     distill = subject.options("distill")
@@ -54,6 +67,11 @@ def _student_faults(spec: ModelSpec, key: str, base: Path) -> Iterator[Fault]:
 def is_file_source(spec: ModelSpec, base: Path) -> bool:
     """Whether a model is given as a file or a directory instead of a factory."""
     return spec.source.endswith((".pt2", ".onnx")) or (base / spec.source / "config.json").is_file()
+
+
+def _require_metric(metric: MetricName | None, base: Path) -> None:
+    if metric is not None and is_function(metric):
+        resolve(metric.removesuffix(LOWER), base)
 
 
 def model_faults(spec: ModelSpec, key: str, base: Path) -> Iterator[Fault]:
@@ -189,6 +207,8 @@ def _part_faults(subject: Subject, stage: str, path: str, options: Options) -> I
                 read_private_key(subject.base / value)
             elif value is not None and NAMES_PATH in item.metadata and (item.default is None or value.endswith(".py")):
                 _require_path(subject.base / value, name)
+            elif value is not None and NAMES_METRIC in item.metadata:
+                _require_metric(value, subject.base)
             elif value is not None and NAMES_FUNCTION in item.metadata:
                 _require_timer(value) if value.startswith(DEVICE) else resolve(value, subject.base)
         except RetortError as error:

@@ -34,6 +34,7 @@ _CHANGED = {
     "code": "the code of Retort, or the version of a package that it uses, changed",
     "seed": "the seed changed",
     "task": "the task changed",
+    "metric": "the metric changed",
     "target": "the target changed",
     "tensorrt": "TensorRT or the GPU changed",
 }

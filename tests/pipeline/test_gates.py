@@ -66,6 +66,14 @@ def test_a_better_metric_is_a_gain() -> None:
     assert "passed" in sentence
 
 
+def test_an_error_rate_that_grew_is_worse() -> None:
+    """A character error rate has percentage points and the direction of an error, in gates as in tables."""
+    result = judge(DROP, Interval(0.33, 0.30, 0.35, 0.95), "train", "cer")
+    assert result.verdict == "failed"
+    assert "cer lost 33.00 pp" not in result.sentence
+    assert "cer worse by 33.00 pp [30.00, 35.00]" in result.sentence
+
+
 def test_the_table_of_metrics_is_the_only_one() -> None:
     """It has every metric that a recipe takes, and the metrics of a task begin with those that need targets."""
     for name in (*WORDS, *EXAMPLES.values()):

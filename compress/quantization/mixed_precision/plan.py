@@ -19,7 +19,10 @@ from ....core.errors import MissingFileError, UserError
 from ....core.facts.quantize_facts import Sensitivity
 from ....core.metrics.all_outputs import Outputs, floating, sqnr_of_all_db, undefined_alike
 from ....core.metrics.quality_floor import QualityFloor
-from ....core.metrics.task_metrics import evaluate
+from ....core.metrics.task_metrics import evaluate, higher_is_better, is_labelled
+from ....core.metrics.tasks.judged_outputs import judged_outputs
+from ....core.metrics.tasks.user_metrics import Judged
+from ....core.options.metric_names import DEFAULT_METRICS
 from ....core.options.stage_options import MetricName, QuantizeOptions, Task
 from ....core.options.yaml_text import parse_yaml, read_text, yaml_fault
 from ....core.tensors import Array
@@ -53,13 +56,15 @@ class AccuracyBound:
     """The accuracy bound of a quantized model.
 
     Attributes:
-        max_drop: largest loss of accuracy (for regression: increase of the squared error), as a fraction.
+        max_drop: largest loss of the metric, or increase of an error, in its unit.
         min_sqnr: smallest centred SQNR, in dB.
+        metric: one that needs targets.
     """
 
     max_drop: float | None
     min_sqnr: float | None
     task: Task = "classification"
+    metric: MetricName = "accuracy"
 
     def describe(self) -> str:
         """The bound in words."""
@@ -78,14 +83,22 @@ class AccuracyBound:
         assert targets is not None
         if QualityFloor().shortfall(wanted, found, None, noisy=True):
             return False
-        metric: MetricName = "mse" if self.task == "regression" else "accuracy"
-        sign = 1.0 if metric == "mse" else -1.0
-        before, after = (evaluate(metric, outputs[0], targets) for outputs in (wanted, found))
+        if self.task == "multilabel":
+            targets = targets.astype(np.int64)  # rows with a single 1.0 are no scores of classes
+        sign = -1.0 if higher_is_better(self.metric) else 1.0
+        before, after = (evaluate(self.metric, self._judged(outputs), targets) for outputs in (wanted, found))
         return sign * (after - before) <= self.max_drop + 1e-12
 
+    def _judged(self, outputs: Outputs) -> Judged:
+        named = {f"output{place}": value for place, value in enumerate(outputs)}
+        return judged_outputs(self.metric, named, outputs[0])
 
-def bound_of(options: QuantizeOptions, split: Split, task: Task) -> AccuracyBound:
+
+def bound_of(options: QuantizeOptions, split: Split, task: Task, metric: MetricName | None = None) -> AccuracyBound:
     """The bound that the options set.
+
+    Args:
+        metric: the recipe's; that of the task if it is None or compares with a reference.
 
     Raises:
         UserError: there is no bound, or ``max_drop`` is given and the samples have no labels.
@@ -96,7 +109,8 @@ def bound_of(options: QuantizeOptions, split: Split, task: Task) -> AccuracyBoun
         )
     if options.max_drop is not None and (len(split) == 0 or split.read([0])[1] is None):
         raise UserError("`max_drop` needs labelled validation samples", "give `min_sqnr`, which needs no labels")
-    return AccuracyBound(options.max_drop, None if options.max_drop is not None else options.min_sqnr, task)
+    judged = metric if metric is not None and is_labelled(metric) else DEFAULT_METRICS[task]
+    return AccuracyBound(options.max_drop, None if options.max_drop is not None else options.min_sqnr, task, judged)
 
 
 def choose(

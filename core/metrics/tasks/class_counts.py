@@ -15,7 +15,7 @@ from ...errors import DataError
 from ...tensors import Array
 from ..intervals import Floats, Score
 from .classification import IGNORED, class_labels, class_number, label_indicators
-from .definition import Evidence, divided, in_chunks
+from .definition import Evidence, divided, in_chunks, largest_share
 
 Kind = Literal["precision", "recall", "f1", "iou"]
 
@@ -92,21 +92,23 @@ def one_class(kind: Kind, index: int, evidence: Evidence) -> Score:
 
 
 def rarest(evidence: Evidence) -> float:
-    """How much one sample can change a mean over classes: ``N`` by the size of the rarest class and their number."""
+    """How much one sample can change a mean over classes, relative to ``1 / N``: its largest share of the classes.
+
+    With one class per sample, that is ``N`` by the size of the rarest class and by the number of classes.
+    """
     if len(evidence) == 2 and evidence[0].ndim == 1:
         counts = np.unique(evidence[1], return_counts=True)[1]
         return evidence[1].size / (len(counts) * int(counts.min()))
-    occurring = _dense_counts(evidence)[:, 2, :].sum(axis=0)
-    counts = occurring[occurring > 0]
-    return float(counts.sum() / (len(counts) * counts.min())) if len(counts) else 1.0
+    occurring = _dense_counts(evidence)[:, 2, :]
+    occurring = occurring[:, occurring.any(axis=0)]
+    return largest_share(np.mean(occurring / occurring.sum(axis=0), axis=1)) if occurring.size else 1.0
 
 
 def rarity(index: int, evidence: Evidence) -> float:
     """As :func:`rarest`, for the ratio of one class."""
     if len(evidence) == 2 and evidence[0].ndim == 1:
         return float(evidence[1].size / max(int(np.sum(evidence[1] == index)), 1))
-    occurring = _dense_counts(evidence)[:, 2, :].sum(axis=0)
-    return float(occurring.sum() / max(float(occurring[index]), 1.0))
+    return largest_share(_dense_counts(evidence)[:, 2, index])
 
 
 def _dense_counts(evidence: Evidence) -> Floats:

@@ -82,6 +82,12 @@ def one_sample(evidence: Evidence) -> float:
     return 1.0
 
 
+def largest_share(sizes: Floats) -> float:
+    """The leverage of a ratio of sums: the largest share that one sample has of them, relative to ``1 / N``."""
+    total = float(np.sum(sizes))
+    return float(len(sizes) * np.max(sizes) / total) if total > 0 else 1.0
+
+
 def in_chunks(score: Score, columns: int) -> Score:
     """A function of weights that uses no more memory than for a limited number of rows with so many columns."""
 

@@ -81,7 +81,7 @@ _RANKED = Metric(
     resamples=SET_RESAMPLES,
 )
 _EDITS = Metric(
-    "percent", ("sequence",), sequences.edits, ratio, higher_is_better=False, range=_ERROR, leverage=one_sample
+    "percent", ("sequence",), sequences.edits, ratio, higher_is_better=False, range=_ERROR, leverage=sequences.longest
 )
 _BOXES = Metric(
     "percent",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from ...tensors import Array
 from ..intervals import Floats
-from .definition import Evidence
+from .definition import Evidence, largest_share
 
 Symbols = NDArray[np.int64]
 BLANK = 0
@@ -42,6 +42,11 @@ def greedy_symbols(outputs: Array) -> list[Symbols]:
 def edits(outputs: Array, targets: Array) -> Evidence:
     """The number of edits of each sample, and the number of its true symbols."""
     return _compared(greedy_symbols(outputs), true_symbols(targets))
+
+
+def longest(evidence: Evidence) -> float:
+    """How much one sample can change a rate, relative to ``1 / N``."""
+    return largest_share(np.asarray(evidence[1], np.float64))
 
 
 def word_edits(space: int, outputs: Array, targets: Array) -> Evidence:

@@ -136,3 +136,13 @@ def test_targets_that_are_all_left_out_are_told() -> None:
     """Without a position that counts, the metric is not defined."""
     with pytest.raises(DataError, match="'accuracy' is not defined on 2 samples"):
         evaluate("accuracy", np.zeros((2, 3, 2)), np.full((2, 3), -100))
+
+
+def test_a_mask_changes_no_more_than_its_share_of_the_pixels() -> None:
+    """With small objects in every mask, the doubt is that of one mask in thirty, not that of one pixel in thirty."""
+    targets = np.zeros((30, 20, 20), np.int64)
+    targets[:, :2, :2] = 1
+    outputs = np.moveaxis(np.eye(2, dtype=np.float32)[targets], -1, 1)
+    drop = paired_difference("miou", outputs, outputs, targets)
+    single = paired_difference("accuracy", np.eye(2)[targets[:, 0, 0]], np.eye(2)[targets[:, 0, 0]], targets[:, 0, 0])
+    assert drop.high == pytest.approx(single.high, rel=1e-6)
