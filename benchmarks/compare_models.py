@@ -151,7 +151,7 @@ def metric_of(found: Predictions) -> MetricName:
         return "agreement" if outputs.ndim == 2 and outputs.shape[1] > 1 else "cosine"
     if targets.ndim == 3 and targets.shape[2] == 5 and targets.dtype.kind == "f":
         return "map"
-    if targets.dtype.kind not in "iu":
+    if targets.dtype.kind not in "iub":
         return "mse"
     if targets.ndim == 2 and label_indicators(outputs, targets) is not None:
         return "average_precision"

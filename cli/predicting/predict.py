@@ -187,13 +187,16 @@ def _show_outputs(predicted: Predicted, output: Path | None, screen: Console) ->
     value: dict[str, Any] = {"outputs": {key: [str(array.dtype), list(array.shape)] for key, array in found.items()}}
     main = next(iter(found.values()))
     lines = [f"{key}: {array.dtype}{list(array.shape)}" for key, array in found.items()]
-    if targets is not None and targets.dtype.kind in "iu":
+    if targets is not None and targets.dtype.kind in "iub":
+        from ...benchmarks.accuracy import Predictions
+        from ...benchmarks.compare_models import metric_of
         from ...core.metrics.task_metrics import metric_interval
 
-        interval = metric_interval("accuracy", main, targets, 0.95)
-        value["accuracy"] = {"value": interval.value, "low": interval.low, "high": interval.high, "n": len(targets)}
+        metric = metric_of(Predictions(found, targets))
+        interval = metric_interval(metric, main, targets, 0.95)
+        value[metric] = {"value": interval.value, "low": interval.low, "high": interval.high, "n": len(targets)}
         lines.append(
-            f"accuracy {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] on {counted(targets, 'sample')}"
+            f"{metric} {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] on {counted(targets, 'sample')}"
         )
     if names is not None:
         value["predicted"] = counts = dict(Counter(name for name in names if name is not None).most_common())
