@@ -8,17 +8,20 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import re
 import subprocess
 import sys
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from ..core import errors
 from ..core.errors import ArtifactError, MachineError, MissingFileError, RetortError
+from ..core.formats.model_files import files_beside
 from ..core.formats.onnx_graphs import nested
 from ..core.session import SessionOptions, open_session
 from ..core.signature import Signature
@@ -74,7 +77,7 @@ def file_size(model: Path, compressed: bool = False) -> FileSize:
     Raises:
         MissingFileError: the file or its file of weights does not exist.
     """
-    files = [model, *_side_files(model)]
+    files = [model, *files_beside(model)]
     for file in files:
         if not file.is_file():
             raise MissingFileError(
@@ -106,11 +109,13 @@ def parameters_in_file(model: Path) -> int | None:
 
 
 def precision_in_file(model: Path) -> str:
-    """``FP32``, ``FP16``, ``INT8`` or another type: what most weights of an ONNX file are; empty for other files.
+    """``FP32``, ``FP16``, ``INT8`` or another type: what most weights of a file of ONNX or OpenVINO are; else empty.
 
     Raises:
         ArtifactError: the file is truncated.
     """
+    if model.suffix == ".xml":
+        return _precision_in_xml(model)
     if model.suffix != ".onnx":
         return ""
     proto, onnx = _onnx_model(model)
@@ -122,6 +127,21 @@ def precision_in_file(model: Path) -> str:
             if tensor.data_type in names:
                 kind = names[tensor.data_type]
                 counts[kind] = counts.get(kind, 0) + int(np.prod(tensor.dims, dtype=np.int64))
+    return max(counts, key=counts.__getitem__) if counts else "FP32"
+
+
+def _precision_in_xml(model: Path) -> str:
+    """The precision of the most weights of a file of OpenVINO, which says the type and the bytes of each constant."""
+    types = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "i8": "INT8", "u8": "INT8", "i4": "INT4", "u4": "INT4"}
+    counts: dict[str, int] = {}
+    try:
+        for layer in ElementTree.parse(model).iter("layer"):
+            data = layer.find("data")
+            if layer.get("type") == "Const" and data is not None and (kind := types.get(str(data.get("element_type")))):
+                values = int(data.get("size") or 0) * 8 // int(re.sub(r"\D", "", str(data.get("element_type"))))
+                counts[kind] = counts.get(kind, 0) + values
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ArtifactError(f"{model.name} is not a file of OpenVINO: {error}", "convert the model again") from error
     return max(counts, key=counts.__getitem__) if counts else "FP32"
 
 
@@ -210,20 +230,6 @@ def _rusage_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _side_files(model: Path) -> list[Path]:
-    if model.suffix != ".onnx":
-        return []
-    proto, _ = _onnx_model(model)
-    names = {
-        entry.value
-        for graph in nested(proto.graph)
-        for tensor in graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [model.parent / name for name in sorted(names)]
 
 
 def _onnx_model(model: Path) -> tuple[Any, Any]:

@@ -31,7 +31,7 @@ def runtime_name(model: Path, provider: str = "cpu") -> str:
         return ""
     if backend == "trt":
         return "TensorRT on the GPU"
-    if backend == "ort" and provider == "openvino":
+    if backend == "openvino" or (backend == "ort" and provider == "openvino"):
         return "OpenVINO on the CPU"
     return f"{RUNTIMES[backend]} on {DEVICES[provider if backend == 'ort' else 'cpu']}"
 

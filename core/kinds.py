@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["program", "graph", "engine", "archive", "bundle", "deployment", "measurement", "report", "edge"]
+Kind = Literal[
+    "program", "graph", "engine", "archive", "bundle", "deployment", "measurement", "report", "edge", "openvino"
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ KINDS: dict[Kind, KindEntry] = {
     "measurement": KindEntry("measurement.json", "bench"),
     "report": KindEntry("report.html", "report", ".html"),
     "edge": KindEntry("edge.json", "edge bundle"),
+    "openvino": KindEntry("model.xml", "export", ".xml"),
 }
 
 

@@ -16,7 +16,7 @@ from .errors import InputError, MissingFileError, UserError
 from .signature import Signature
 from .tensors import Array, Feeds
 
-BACKENDS = {".onnx": "ort", ".pt2": "eager", ".plan": "trt"}
+BACKENDS = {".onnx": "ort", ".pt2": "eager", ".plan": "trt", ".xml": "openvino"}
 OPENVINO = "OpenVINO"
 """Stands among the providers for OpenVINO's own runtime; ONNX Runtime's provider of OpenVINO has another name."""
 PROVIDERS: dict[str, tuple[str, ...]] = {
@@ -97,7 +97,7 @@ def open_session(
     options: SessionOptions | None = None,
     signature: Signature | None = None,
 ) -> Session:
-    """Open a model file with the runtime that its suffix selects (``.onnx``, ``.pt2`` or ``.plan``).
+    """Open a model file with the runtime that its suffix selects (``.onnx``, ``.pt2``, ``.plan`` or ``.xml``).
 
     Args:
         model: a path, or the bytes of an ONNX file (so that exactly the hashed bytes are loaded).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,24 @@ from typing import Any
 import numpy as np
 
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
+from ...core.backends.trt_plan import MANIFEST, SIGNATURE_FILE, Plan, read_plan
 from ...core.console import Console
 from ...core.context import Place
 from ...core.counts import counted
 from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Splits
 from ...core.errors import UserError
-from ...core.formats.onnx_side_files import side_files
+from ...core.formats.model_files import files_beside, model_sha256
 from ...core.options.edge_options import EdgeOptions
-from ...core.session import Session, SessionOptions, open_session
+from ...core.session import SessionOptions, open_session
+from ...core.signature import Signature
 from ...core.system.owned_folders import sha256_file
-from ...core.tensors import BATCH, Array, TensorSpec
+from ...core.tensors import BATCH, Array, Feeds, TensorSpec
 from ..footprint import precision_in_file
 from ..timing.statistics import rounds_needed
-from .device_runtimes import in_each, packages_of, run_by
+from .device_runtimes import in_each, packages_of, precision_of_plan, run_by_tensorrt
 from .device_wheels import fetch_wheels, wheel_target
-from .planned_parts import planned_parts
+from .planned_parts import ACCURACY_ROWS, planned_parts, rows_at_once
 from .runner import SCHEMA
 
 DESCRIPTION = "edge.json"
@@ -36,6 +39,8 @@ PROGRAM = "retort_edge"
 README, DATA, MODELS = "README.txt", "data", "models"
 """Names of the other entries of the folder."""
 RUNNER = Path(__file__).with_name("runner")
+PLANS = "plans.py"
+"""The file of the program that goes along only with a plan."""
 _LOADED = 2.5
 """Memory of an opened model as a multiple of its file: its weights, packed once more for the kernels, and its graph."""
 _BASE_BYTES = 96 << 20
@@ -56,12 +61,13 @@ class Measured:
     """A model that goes to the device.
 
     Attributes:
-        session: its session here, of which only the signature is used.
+        plan: what TensorRT runs; None for other files.
     """
 
     name: str
     artifact: Artifact
-    session: Session
+    signature: Signature
+    plan: Plan | None = None
 
 
 def write_device_bundle(
@@ -74,7 +80,8 @@ def write_device_bundle(
         splits: the samples of the test split go along, with their targets.
 
     Raises:
-        UserError: a model is no ONNX file, or the models take different inputs.
+        ArtifactError: a model is no file of ONNX, OpenVINO or TensorRT.
+        UserError: the models take different inputs, or a plan does not take the batch sizes.
         DataError: the samples do not fit the models.
         StorageError: the disk is full or not writable.
     """
@@ -83,14 +90,20 @@ def write_device_bundle(
     with new_artifact(place, "edge", "edge", options=options) as draft:
         folder = draft.folder
         entries = [candidate_of(folder, index, one) for index, one in enumerate(opened)]
+        data, feeds = _samples(folder, opened[0], splits, options.rows)
+        for one, entry in zip(opened, entries, strict=True):
+            _fixed_batches(entry, options)
+            if one.plan is not None:
+                entry["batches"] = [(low, high) for low, _, high in one.plan.batches]
+                rows = [rows_at_once(entry, wanted) for wanted in (1, ACCURACY_ROWS)]
+                entry.update(run_by_tensorrt(one.plan, one.signature, [*rows, *options.batch_sizes], feeds))
         candidates = [one for entry in entries for one in in_each(entry, options.runtimes)]
-        data = _samples(folder, opened[0], splits, options.rows)
-        _fixed_batches(candidates, options)
         (folder / README).write_text(_README.format(program=PROGRAM, name=place.directory.name), encoding="utf-8")
-        more = {"data": {**data, "fingerprint": splits.fingerprint()}, "wheels": _wheels(folder, options, console)}
+        more = {
+            "data": {**data, "fingerprint": splits.fingerprint()},
+            "wheels": _wheels(folder, candidates, options, console),
+        }
         describe(folder, candidates, options, more)
-    for one in opened:
-        one.session.close()
     made = load_artifact(place.directory)
     console.stage("edge", f"{counted(len(opened), 'model')} and {counted(int(data['rows']), 'sample')} in {made.path}")
     return made
@@ -104,7 +117,8 @@ def describe(
     Args:
         more: further entries, such as ``data``.
     """
-    shutil.copytree(RUNNER, folder / PROGRAM, ignore=shutil.ignore_patterns("__pycache__"))
+    planless = () if any("plan" in one for one in candidates) else (PLANS,)
+    shutil.copytree(RUNNER, folder / PROGRAM, ignore=shutil.ignore_patterns("__pycache__", *planless))
     policy = _policy(options)
     described = {
         "schema": SCHEMA,
@@ -120,17 +134,24 @@ def describe(
     (folder / DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
-def _wheels(folder: Path, options: EdgeOptions, console: Console) -> dict[str, Any] | None:
-    """The entry of the wheels that go along; None if none do."""
+def _wheels(
+    folder: Path, candidates: Sequence[Mapping[str, Any]], options: EdgeOptions, console: Console
+) -> dict[str, Any] | None:
+    """The entry of the wheels that go along; None if none do. TensorRT is part of a board's own system."""
     if not options.wheels:
         return None
     target = wheel_target(options.wheels, options.wheels_python, options.wheels_glibc)
-    return fetch_wheels(target, packages_of([run_by(one) for one in options.runtimes]), folder, console)
+    packages = packages_of([one for one in candidates if "plan" not in one])
+    return fetch_wheels(target, packages, folder, console)
 
 
 def _opened(name: str, model: Artifact) -> Measured:
-    raise_if_not(model, "graph")
-    return Measured(name, model, open_session(model.main, SessionOptions(threads=1)))
+    raise_if_not(model, "graph", "openvino", "engine")
+    if model.kind == "engine":
+        plan = read_plan(model.main)
+        return Measured(name, model, plan.signature, plan)
+    with closing(open_session(model.main, SessionOptions(threads=1))) as session:
+        return Measured(name, model, session.signature)
 
 
 def _raise_if_other_inputs(models: Sequence[Measured]) -> None:
@@ -138,7 +159,7 @@ def _raise_if_other_inputs(models: Sequence[Measured]) -> None:
     wanted = _inputs(first)
     for other in models[1:]:
         if _inputs(other) != wanted:
-            ours, theirs = (one.session.signature.describe_inputs() for one in (first, other))
+            ours, theirs = (one.signature.describe_inputs() for one in (first, other))
             raise UserError(
                 f"'{first.name}' takes {ours}, and '{other.name}' takes {theirs}",
                 "measure models with the same inputs, so that they get the same samples",
@@ -147,7 +168,7 @@ def _raise_if_other_inputs(models: Sequence[Measured]) -> None:
 
 def _inputs(model: Measured) -> list[tuple[str, str, int, int]]:
     """Name, dtype, rank and batch axis of each input; -1 for an input without a batch axis."""
-    signature = model.session.signature
+    signature = model.signature
     axes = _axes(signature.inputs, signature.fixed_batch)
     return sorted((spec.name, spec.dtype, len(spec.shape), axes.get(spec.name, -1)) for spec in signature.inputs)
 
@@ -156,17 +177,23 @@ def candidate_of(folder: Path, index: int, model: Measured) -> dict[str, Any]:
     """The entry of a model, whose files are copied."""
     home = folder / MODELS / str(index)
     home.mkdir(parents=True)
-    main, signature = model.artifact.main, model.session.signature
-    shutil.copyfile(main, home / "model.onnx")
-    for name in sorted(side_files(main.read_bytes())):
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(main.parent / name, home / name)
+    main, signature = model.artifact.main, model.signature
+    file = home / f"model{main.suffix}"
+    shutil.copyfile(main, file)
+    if model.plan is not None:  # a machine with this GPU and TensorRT can compare the outputs
+        for beside in (MANIFEST, SIGNATURE_FILE):
+            shutil.copyfile(main.with_name(beside), home / beside)
+    for path in files_beside(main):
+        # OpenVINO finds the weights by the name of the model
+        place = file.with_suffix(path.suffix) if main.suffix == ".xml" else home / path.relative_to(main.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
     return {
         "name": model.name,
-        "file": (home / "model.onnx").relative_to(folder).as_posix(),
+        "file": file.relative_to(folder).as_posix(),
         "original": main.name,
-        "sha256": sha256_file(main),
-        "precision": precision_in_file(main),
+        "sha256": model_sha256(main),
+        "precision": precision_in_file(main) if model.plan is None else precision_of_plan(model.plan),
         "batch_axis": _axes(signature.inputs, signature.fixed_batch),
         "output_axis": _axes(signature.outputs, signature.fixed_batch),
         "fixed_batch": signature.fixed_batch or 0,
@@ -179,12 +206,12 @@ def _axes(specs: Sequence[TensorSpec], fixed: int | None) -> dict[str, int]:
     return named or {spec.name: 0 for spec in specs if fixed and spec.shape and spec.shape[0] == fixed}
 
 
-def _samples(folder: Path, model: Measured, splits: Splits, most: int) -> dict[str, Any]:
-    """The inputs of the test samples as files, and their targets."""
-    test = fit_to(splits, model.session.signature).test
+def _samples(folder: Path, model: Measured, splits: Splits, most: int) -> tuple[dict[str, Any], Feeds]:
+    """The inputs of the test samples as files, and their targets; and the inputs."""
+    test = fit_to(splits, model.signature).test
     rows = min(len(test), most)
     feeds, targets = test.read(range(rows))
-    checked = model.session.signature.validate(_first_batch(feeds, model))
+    checked = model.signature.validate(_first_batch(feeds, model))
     (folder / DATA).mkdir()
     inputs = {}
     for index, (name, array) in enumerate(feeds.items()):
@@ -192,12 +219,12 @@ def _samples(folder: Path, model: Measured, splits: Splits, most: int) -> dict[s
         np.save(folder / inputs[name], np.ascontiguousarray(array, checked[name].dtype))
     if targets is not None:
         np.save(folder / f"{DATA}/targets.npy", np.asarray(targets))
-    return {"inputs": inputs, "targets": None if targets is None else f"{DATA}/targets.npy", "rows": rows}
+    return {"inputs": inputs, "targets": None if targets is None else f"{DATA}/targets.npy", "rows": rows}, feeds
 
 
 def _first_batch(feeds: Mapping[str, Array], model: Measured) -> dict[str, Array]:
     """As many rows as the model takes at once, to compare them with its signature."""
-    signature = model.session.signature
+    signature = model.signature
     rows, axes = signature.fixed_batch or 1, _axes(signature.inputs, signature.fixed_batch)
     return {
         name: np.take(array, np.arange(rows) % array.shape[axes[name]], axes[name]) if name in axes else array
@@ -205,14 +232,13 @@ def _first_batch(feeds: Mapping[str, Array], model: Measured) -> dict[str, Array
     }
 
 
-def _fixed_batches(candidates: Sequence[Mapping[str, Any]], options: EdgeOptions) -> None:
-    for one in candidates:
-        size = one["fixed_batch"]
-        if size and options.batch_sizes != (size,):
-            raise UserError(
-                f"'{one['name']}' was made for a batch size of {size}, and {list(options.batch_sizes)} are asked for",
-                f"give --batch-sizes {size}, or export it with a dynamic batch axis",
-            )
+def _fixed_batches(entry: Mapping[str, Any], options: EdgeOptions) -> None:
+    size = entry["fixed_batch"]
+    if size and options.batch_sizes != (size,):
+        raise UserError(
+            f"'{entry['name']}' was made for a batch size of {size}, and {list(options.batch_sizes)} are asked for",
+            f"give --batch-sizes {size}, or export it with a dynamic batch axis",
+        )
 
 
 def _policy(options: EdgeOptions) -> dict[str, Any]:

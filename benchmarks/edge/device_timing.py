@@ -25,7 +25,7 @@ from ...core.signature import Signature
 from ...core.tensors import Feeds
 from ..timing.candidates import repeat_rows
 from ..timing.latency import LatencyComparison
-from . import device_run
+from . import device_run, preflight
 from .device_bundle import DATA, Measured, candidate_of, describe
 from .device_machine import machine_of
 from .device_runtimes import run_by
@@ -77,8 +77,8 @@ def description_of(device: Device) -> str:
         LinkLost: it cannot be reached.
         MachineError: it cannot measure.
     """
-    found = device_run.look_alone(device.absolute())
-    device_run.require_ready(device, found)
+    found = preflight.look_alone(device.absolute())
+    preflight.require_ready(device, found)
     answers = found.answers
     return f"{device.host} ({answers['board'] or answers['machine']}), onnxruntime {answers['onnxruntime']}"
 
@@ -233,7 +233,7 @@ def write_timing_bundle(folder: Path, files: Mapping[str, TimedFile], options: E
             if isinstance(file.model, bytes):
                 path.write_bytes(file.model)
             with closing(open_session(path, SessionOptions(threads=1), file.signature)) as session:
-                entry = candidate_of(draft.folder, index, Measured(name, load_artifact(path), session))
+                entry = candidate_of(draft.folder, index, Measured(name, load_artifact(path), session.signature))
                 arrays = repeat_rows(file.feeds, session, batch)
             home = draft.folder / DATA / str(index)
             home.mkdir(parents=True)

@@ -97,10 +97,10 @@ def doctor(
 
     Example: `retort edge doctor pi@raspberrypi.local`
     """
-    from ...benchmarks.edge import device_run
+    from ...benchmarks.edge import preflight
 
     screen = console(json)
-    found = device_run.look_alone(device_of_bundle(host, folder, ssh_option, python, None))
+    found = preflight.look_alone(device_of_bundle(host, folder, ssh_option, python, None))
     answers = found.answers
     rows = [
         ("machine", f"{answers['system']} on {answers['machine']}, {answers['libc']}"),

@@ -31,7 +31,13 @@ STORE = RUNS / "edge.db"
 Host = Annotated[
     str, typer.Argument(help="Device as ssh takes it, such as pi@raspberrypi.local, or local for this machine.")
 ]
-Models = Annotated[list[Path], typer.Argument(help="Files (.onnx) or artifact folders. The first is the reference.")]
+Models = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Files (.onnx, .xml of OpenVINO with its .bin, .plan of `retort engine`) or artifact folders. The first "
+        "is the reference."
+    ),
+]
 Bundle = Annotated[Path, typer.Argument(help="Folder that `retort edge bundle` wrote.")]
 Folder = Annotated[
     str | None,
@@ -90,21 +96,21 @@ def device_of_bundle(
     return device.absolute() if make else device.found()
 
 
-def with_wheels(options: EdgeOptions, device: Device) -> EdgeOptions:
-    """The options with the wheels for a device in place of ``auto``; without any if it has the packages.
+def with_wheels(options: EdgeOptions, models: Sequence[Artifact], device: Device) -> EdgeOptions:
+    """The options with the wheels for models on a device in place of ``auto``; without any if it has the packages.
 
     Raises:
         UserError: there are none for it.
         LinkLost: it cannot be reached.
     """
-    from ...benchmarks.edge import device_run
-    from ...benchmarks.edge.device_runtimes import packages_of, run_by
+    from ...benchmarks.edge import preflight
+    from ...benchmarks.edge.device_runtimes import packages_for
     from ...benchmarks.edge.device_wheels import AUTO, target_of
 
     if options.wheels != AUTO:
         return options
-    packages = packages_of([run_by(one) for one in options.runtimes])
-    target = target_of(device_run.look_alone(device).answers, packages)
+    packages = packages_for(models, options.runtimes)
+    target = target_of(preflight.look_alone(device).answers, packages)
     if target is None:
         return options.model_copy(update={"wheels": ""})
     named = {"wheels": target.machine, "wheels_python": target.python, "wheels_glibc": target.glibc}
@@ -139,7 +145,7 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
         MachineError: it cannot measure.
         LinkLost: it cannot be reached.
     """
-    from ...benchmarks.edge import device_run
+    from ...benchmarks.edge import device_run, preflight
     from ...benchmarks.edge.device_bundle import DESCRIPTION
     from ...benchmarks.edge.device_wheels import PACKAGES
 
@@ -147,12 +153,13 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
     needed, wheels = int(described["needs_bytes"]), described.get("wheels")
     packages = described.get("packages") or PACKAGES
     size = sum(entry.size_bytes for entry in made.manifest.files.values())
-    found = device_run.look(device, size, needed, wheels, packages)
+    plans = [one for one in described["candidates"] if "plan" in one]
+    found = preflight.look(device, size, needed, wheels, packages, plans)
     if found.faults and not device.made:  # a part of it may be there already, and it may be measuring
         there = sum(bytes_there for bytes_there, _ in device.present(list(made.manifest.files)).values())
         runs = device_run.status(device)["state"] == "running"
-        found = device_run.look(device, max(0, size - there), 0 if runs else needed, wheels, packages)
+        found = preflight.look(device, max(0, size - there), 0 if runs else needed, wheels, packages, plans)
     if found.faults and device.made:
         device_run.leave(device)
-    device_run.require_ready(device, found)
+    preflight.require_ready(device, found)
     return device_run.push(device, made.path, screen)

@@ -97,7 +97,8 @@ def run(
     if made is None:
         options = options.model_copy(update={"energy": "on"}) if meter and options.energy == "auto" else options
         if options.wheels == AUTO:
-            options = with_wheels(options, device_of_bundle(host, folder, ssh_option, python, None))
+            named = [load_artifact(path) for path in models]
+            options = with_wheels(options, named, device_of_bundle(host, folder, ssh_option, python, None))
         made = _bundled(models, data, data_arg, options, None, False, screen)
     device = device_of_bundle(host, folder, ssh_option, python, made)
     home = _home(made, host, ssh_option, results)
@@ -191,11 +192,12 @@ def _bundled(
     from ...benchmarks.compare_models import by_name
     from ...benchmarks.edge.device_bundle import write_device_bundle
     from ...core.artifact import is_finished, stable_hash
+    from ...core.formats.model_files import model_sha256
     from ...core.system.owned_folders import claim
 
     named = by_name([load_artifact(path) for path in models])
     context = context_of(data, data_arg, "classification", "cpu", options.seed, screen, "test")
-    parents = tuple(one.key for one in named.values())
+    parents = tuple(one.key if one.path.is_dir() else model_sha256(one.main) for one in named.values())
     key = stable_hash([list(named), parents, context.data.fingerprint(), options.model_dump(mode="json")])
     place = Place(out or RUNS / f"edge-{key[:12]}", key, parents)
     if out is not None:

@@ -1,4 +1,4 @@
-"""The OpenVINO backend of ``Session``: ONNX files on a CPU, read by OpenVINO itself and not through ONNX Runtime.
+"""The OpenVINO backend of ``Session``: ONNX files and OpenVINO's own (.xml with .bin) on a CPU, read by OpenVINO.
 
 Part of the runtime half: standard library and numpy only at module level. It uses the package ``openvino``, which can
 be installed beside ``onnxruntime``; the package ``onnxruntime-openvino`` would take the place of ``onnxruntime``.
@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import ArtifactError, InputError, MachineError, RetortError, UserError
 from ..session import OPENVINO, SessionOptions, reason_of
 from ..signature import Signature
-from ..tensors import Array, Feeds
+from ..tensors import BATCH, Array, Feeds, TensorSpec
 from .ort import read_signature
 
 THREADS = "INFERENCE_NUM_THREADS"
@@ -48,7 +48,10 @@ _OPERATORS = re.compile(
     r"|^-- ([\w.]+) with a message",
     re.MULTILINE,
 )
-_DAMAGED = ("Error during import", "Unable to read the model", "Model can't be parsed")
+_DAMAGED = (
+    "Error during import", "Unable to read the model", "Model can't be parsed", "Empty weights data in bin file",
+    "Incorrect weights in bin file", "Error parsing ",
+)  # fmt: skip
 
 Limits = Mapping[str, tuple[int, int]]
 """Smallest and largest number of inputs of whole numbers, by name."""
@@ -109,7 +112,7 @@ def _place(name: str, results: list[set[str]]) -> int:
 
 
 def open_model(model: Path | bytes, options: SessionOptions, signature: Signature | None) -> OpenvinoSession:
-    """Open an ONNX file or its bytes.
+    """Open an ONNX file or its bytes, or a file of OpenVINO with its weights beside it.
 
     Raises:
         ArtifactError: the file cannot be read as a model, or OpenVINO has no form of one of its operators.
@@ -127,8 +130,28 @@ def open_model(model: Path | bytes, options: SessionOptions, signature: Signatur
         compiled = core.compile_model(read, "CPU", {**DEFAULTS, **given, THREADS: str(options.threads)})
     except Exception as error:  # OpenVINO raises RuntimeError for everything
         raise _readable(error, shown, runtime) from error
-    signature = signature or read_signature(model)
+    if signature is None:
+        own = isinstance(model, Path) and model.suffix == ".xml"
+        signature = _signature(read, shown) if own else read_signature(model)
     return OpenvinoSession(compiled, signature, dict(_limits(read, signature)))
+
+
+def _signature(read: Any, shown: str) -> Signature:
+    """The signature of a file of OpenVINO, which names no axes: the first is that of the batch where it is dynamic.
+
+    Raises:
+        ArtifactError: an input or output has no name, or a type or a rank that numpy does not have.
+    """
+    try:
+        return Signature(tuple(map(_spec, read.inputs)), tuple(map(_spec, read.outputs)))
+    except (RuntimeError, TypeError) as error:
+        raise ArtifactError(f"{shown} cannot be used: {reason_of(error)}", "convert it again, with names") from error
+
+
+def _spec(port: Any) -> TensorSpec:
+    axes = enumerate(port.get_partial_shape())
+    shape = tuple((f"axis{at}" if at else BATCH) if axis.is_dynamic else axis.get_length() for at, axis in axes)
+    return TensorSpec(port.get_any_name(), np.dtype(port.get_element_type().to_dtype()).name, shape)
 
 
 def version(runtime: Any) -> str:
@@ -166,7 +189,10 @@ def _readable(error: Exception, shown: str, runtime: Any) -> RetortError:
             "see its list of CPU properties; write key=value, such as INFERENCE_PRECISION_HINT=bf16",
         )
     if any(sign in text for sign in _DAMAGED):
-        return ArtifactError(f"{shown} cannot be loaded: {reason_of(error)}", "the file is damaged: export it again")
+        remedy = "the file is damaged: export it again"
+        if "bin file" in text:
+            remedy = "keep its weights, the file of the same name that ends in .bin, beside it, or convert it again"
+        return ArtifactError(f"{shown} cannot be loaded: {reason_of(error)}", remedy)
     return ArtifactError(
         f"OpenVINO {version(runtime)} cannot open {shown}: {reason_of(error)}",
         "serve it with ONNX Runtime (--provider cpu)",

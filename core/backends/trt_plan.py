@@ -181,24 +181,33 @@ def require_home(plan: Plan, flavor: Flavor, device: Device) -> None:
     Raises:
         ArtifactError: the plan does not fit; the message names both sides and the command that builds it again.
     """
+    if told := misfit(plan, flavor, device):
+        raise plan.refusal(told)
+
+
+def misfit(plan: Plan, flavor: Flavor, device: Device, where: str = "here") -> str:
+    """Why a plan does not run in a TensorRT on a GPU; empty if it does.
+
+    Args:
+        where: the machine in words.
+    """
     version, built_for = str(plan.built["version"]), plan.built["device"]
     if not same_line(version, flavor.version) and not _later(plan, flavor):
-        raise plan.refusal(f"was built by {plan.runtime} {version}; here is {flavor.version}")
+        return f"was built by {plan.runtime} {version}; {where} is {flavor.version}"
     hardware = plan.built.get("hardware", "this")
-    own, here = str(built_for["compute_capability"]), device.compute_capability
+    own, found = str(built_for["compute_capability"]), device.compute_capability
     for kind in sorted(plan.types.intersection(NEEDED)):
-        if float(here) < NEEDED[kind]:
-            raise plan.refusal(
-                f"computes in {kind}, which needs compute capability {NEEDED[kind]}; {device.name} has {here}"
-            )
+        if float(found) < NEEDED[kind]:
+            return f"computes in {kind}, which needs compute capability {NEEDED[kind]}; {device.name} has {found}"
     if not own:  # built in advance, for every GPU that RTX supports
-        return
-    if hardware == "ampere+" and float(here) >= 8.0:
-        return
-    if own != here:
-        raise plan.refusal(f"was built for compute capability {own}; {device.name} has {here}")
+        return ""
+    if hardware == "ampere+" and float(found) >= 8.0:
+        return ""
+    if own != found:
+        return f"was built for compute capability {own}; {device.name} has {found}"
     if hardware == "this" and built_for["name"] != device.name:
-        raise plan.refusal(f"was built for {built_for['name']}; here is {device.name}")
+        return f"was built for {built_for['name']}; {where} is {device.name}"
+    return ""
 
 
 def _later(plan: Plan, flavor: Flavor) -> bool:

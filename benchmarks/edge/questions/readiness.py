@@ -1,12 +1,15 @@
 """Whether a device can measure: versions, its kind, free memory and free space; the folder is the argument."""
 
+import ctypes
 import json
 import platform
 import shutil
 import sys
-from importlib import metadata
+from importlib import import_module, metadata, util
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+TENSORRT = ("tensorrt", "tensorrt_lean", "tensorrt_rtx")
+MAJOR, MINOR = 75, 76
 
 
 def main() -> None:
@@ -28,6 +31,8 @@ def main() -> None:
         "numpy": version("numpy"),
         "onnxruntime": next(filter(None, map(version, RUNTIMES)), ""),
         "openvino": version("openvino"),
+        **{name: version(name) for name in TENSORRT},
+        "gpu": gpu(),
         "free": shutil.disk_usage(sys.argv[1]).free,
         "available": min((one for one in (memory.get("MemAvailable"), headroom()) if one is not None), default=None),
         "executable": sys.executable,
@@ -75,11 +80,35 @@ def board() -> str:
     return ""
 
 
+def gpu() -> "dict[str, str]":
+    """Name and compute capability of the first NVIDIA GPU; why there is none otherwise."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return {"why": "the device has no NVIDIA driver"}
+    device, name, values = ctypes.c_int(), ctypes.create_string_buffer(256), [ctypes.c_int(), ctypes.c_int()]
+    code = driver.cuInit(ctypes.c_uint(0)) or driver.cuDeviceGet(ctypes.byref(device), ctypes.c_int(0))
+    if code:
+        return {"why": f"the device's NVIDIA driver finds none (error {code})"}
+    driver.cuDeviceGetName(name, ctypes.c_int(256), device)
+    for value, which in zip(values, (MAJOR, MINOR)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), ctypes.c_int(which), device)
+    return {"name": name.value.decode(errors="replace"), "compute_capability": ".".join(str(v.value) for v in values)}
+
+
 def version(name: str) -> str:
-    """The version of an installed package; empty if it is not there."""
+    """The version of an installed package; empty if it is not there, and unknown if it is there without one."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
+        return module_version(name) if name in TENSORRT and util.find_spec(name) else ""
+
+
+def module_version(name: str) -> str:
+    """The version that a module says of itself, as some systems install TensorRT without a package's description."""
+    try:
+        return str(getattr(import_module(name), "__version__", ""))
+    except Exception:  # it is there without its libraries, and raises what it wants
         return ""
 
 

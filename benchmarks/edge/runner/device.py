@@ -17,12 +17,7 @@ PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def described(root: Path = Path("/"), folder: Path = Path()) -> dict[str, Any]:
-    """All facts of the device that belong to a measurement, as JSON-ready values.
-
-    Args:
-        root: contains ``proc`` and ``sys``.
-        folder: where the bundle lies.
-    """
+    """All facts of the device that belong to a measurement; ``root`` contains ``proc`` and ``sys``."""
     fields = _fields(root / "proc/cpuinfo")
     return {
         "host": socket.gethostname(),
@@ -43,7 +38,7 @@ def described(root: Path = Path("/"), folder: Path = Path()) -> dict[str, Any]:
         },
         "memory_bytes": memory_bytes(root, "MemTotal"),
         "available_bytes": available_bytes(root),
-        "cgroup": {"cpu": _cgroup(root, "cpu.max"), "memory": _cgroup(root, "memory.max")},
+        "cgroup": {name: text_of(root / "sys/fs/cgroup" / name) for name in ("cpu.max", "memory.max")},
         "disk_free_bytes": shutil.disk_usage(folder).free,
         "packages": versions(),
         "executable": sys.executable,
@@ -113,12 +108,6 @@ def _headroom(group: Path) -> int | None:
             stat = dict(line.split()[:2] for line in text_of(group / "memory.stat").splitlines())
             return max(0, int(most) - int(now) + int(stat.get("inactive_file", 0)))
     return None
-
-
-def _cgroup(root: Path, name: str) -> str:
-    own = next((line[3:] for line in text_of(root / "proc/self/cgroup").splitlines() if line.startswith("0::")), "")
-    base = root / "sys/fs/cgroup"
-    return text_of(base / own.lstrip("/") / name) or text_of(base / name)
 
 
 def _fields(path: Path) -> dict[str, str]:

@@ -17,11 +17,7 @@ Run = Callable[[Mapping[str, Any]], Callable[[], Any]]
 
 
 def imported(module: str) -> Any:
-    """Import a runtime without its telemetry.
-
-    Raises:
-        ImportError: it is not there.
-    """
+    """Import a runtime without its telemetry."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return import_module(module)
@@ -36,9 +32,14 @@ class Model:
 
     def __init__(self, folder: Path, candidate: Mapping[str, Any], threads: int) -> None:
         self.axes: dict[str, int] = {**candidate["batch_axis"]}
-        opener = _in_openvino if candidate["module"] == "openvino" else _in_ort
+        path, module = str(folder / candidate["file"]), candidate["module"]
         try:
-            opened = opener(str(folder / candidate["file"]), candidate, threads)
+            if module.startswith("tensorrt"):
+                from .plans import in_tensorrt
+
+                opened = in_tensorrt(path, candidate, imported(module))
+            else:
+                opened = (_in_openvino if module == "openvino" else _in_ort)(path, candidate, threads)
         except Exception as error:  # the classes of the runtimes derive from Exception alone
             raise RuntimeError(f"{candidate['name']} cannot be opened: {str(error)[:500]}") from error
         self.names, self.call = opened

@@ -15,77 +15,78 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from . import write
 
 STARTED = time.perf_counter()
 Found = tuple[dict[str, Any], dict[str, Any]]
 """What a part found, and its raw numbers by name."""
 
 
+class Work(NamedTuple):
+    """A part, the folder of the bundle, and its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    part: dict[str, Any]
+
+    @property
+    def candidate(self) -> dict[str, Any]:
+        """The candidate that the part is about."""
+        return next(one for one in self.manifest["candidates"] if one["name"] == self.part["candidate"])
+
+    def opened(self) -> tuple[Any, Any]:
+        """Its model and its samples."""
+        from .models import Model, Samples
+
+        one = self.candidate
+        return Model(self.folder, one, self.part["threads"]), Samples(self.folder, self.manifest, one)
+
+
 def main(arguments: list[str]) -> int:
     """Do one part; the exit code is 1 if it failed, and the error stands in its file."""
     folder, described, out = (Path(argument) for argument in arguments)
-    part = json.loads(described.read_text(encoding="utf-8"))
-    manifest = json.loads((folder / "edge.json").read_text(encoding="utf-8"))
-    if part.get("cpus") and hasattr(os, "sched_setaffinity"):
+    part = json.loads(described.read_text())
+    manifest = json.loads((folder / "edge.json").read_text())
+    if part["cpus"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, part["cpus"])
     random.seed(part["seed"])
-    code = 0
-    arrays: dict[str, Any] = {}
+    code, raw = 0, out.with_suffix(".npz")
     try:
         kinds = {"latency": _latency, "accuracy": _accuracy, "cold": _cold, "energy": _energy, "idle": _idle}
-        found, arrays = kinds[part["kind"]](folder, manifest, part)
+        found, arrays = kinds[part["kind"]](Work(folder, manifest, part))
+        if arrays:  # first the numbers, and then what says that they are there
+            import numpy as np
+
+            with raw.with_suffix(".part").open("wb") as file:
+                np.savez_compressed(file, **arrays)
+            os.replace(raw.with_suffix(".part"), raw)
     except MemoryError:
         code, found = 1, {"error": "the device has too little memory for this part"}
     except Exception as error:  # whatever the runtime raises belongs into the result
         code, told = 1, f"{type(error).__name__}: {error}"
         found = {"error": told[:2000], "traceback": traceback.format_exc()[-4000:]}
-    _save(out, {**part, **found}, arrays)
+    write(out, {**part, **found})
     return code
 
 
-def _save(out: Path, value: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """Write the numbers first, and then what says that they are there."""
-    if arrays:
-        import numpy as np
-
-        raw = out.with_suffix(".npz")
-        with raw.with_suffix(".part").open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(raw.with_suffix(".part"), raw)
-    temporary = out.with_suffix(".part")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, out)
-
-
-def _candidate(manifest: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    return next(one for one in manifest["candidates"] if one["name"] == part["candidate"])
-
-
-def _opened(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """The candidate of a part, its model and its samples."""
-    from .models import Model, Samples
-
-    one = _candidate(manifest, part)
-    return one, Model(folder, one, part["threads"]), Samples(folder, manifest, one)
-
-
-def _latency(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
+def _latency(work: Work) -> Found:
     from .rounds_of_blocks import timed
 
     gc.disable()
-    return timed(folder, manifest, part)
+    return timed(*work)
 
 
-def _accuracy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
+def _accuracy(work: Work) -> Found:
     """The outputs of one candidate for all samples; up to the first sample that fails."""
     import numpy as np
 
-    candidate, model, samples = _opened(folder, manifest, part)
+    model, samples = work.opened()
     made: dict[str, list[Any]] = {name: [] for name in model.names}
     done, error = 0, ""
     while done < samples.rows and not error:
-        for count in part["batches"]:
+        for count in work.part["batches"]:
             try:
                 outputs = model.run(samples.feeds(model.axes, np.arange(done, done + count)))
                 error = ""
@@ -96,7 +97,7 @@ def _accuracy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> F
             break
         kept = min(count, samples.rows - done)
         for name, values in zip(model.names, outputs):
-            axis = candidate["output_axis"].get(name)
+            axis = work.candidate["output_axis"].get(name)
             if axis is not None:
                 made[name].append(np.moveaxis(np.asarray(values), axis, 0)[:kept])
         done += kept
@@ -104,21 +105,20 @@ def _accuracy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> F
     return {"rows": done, "error": error}, joined
 
 
-def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
+def _cold(work: Work) -> Found:
     """This process from its start to a steady inference: seconds of each step, and its memory."""
-    candidate = _candidate(manifest, part)
+    candidate, part = work.candidate, work.part
     if part["drop_cache"]:
-        for path in (folder / candidate["file"]).parent.iterdir():
+        for path in (work.folder / candidate["file"]).parent.iterdir():
             _forget(path)
     before = time.perf_counter()
     from .models import Model, Samples, imported
 
     imported(candidate["module"])
     imported_at, baseline = time.perf_counter(), _memory("VmHWM")
-    model = Model(folder, candidate, part["threads"])
+    model = Model(work.folder, candidate, part["threads"])
     loaded = time.perf_counter()
-    samples = Samples(folder, manifest, candidate)
-    feeds = samples.feeds(model.axes, range(part["batch"]))
+    feeds = Samples(work.folder, work.manifest, candidate).feeds(model.axes, range(part["batch"]))
     calls: list[float] = []
     ready = time.perf_counter()
     while len(calls) < part["calls"] and time.perf_counter() - ready < part["seconds"]:
@@ -130,45 +130,34 @@ def _cold(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found
     return {**steps, "first_s": calls[0], "calls_s": calls, **memory}, {}
 
 
-def _energy(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
+def _energy(work: Work) -> Found:
     """One candidate again and again for some seconds, on real samples; what the counters say at both ends."""
-    _, model, samples = _opened(folder, manifest, part)
-    size = part["batch"]
+    (model, samples), size = work.opened(), work.part["batch"]
     feeds = [samples.feeds(model.axes, range(start, start + size)) for start in range(0, 8 * size, size)]
     for one in feeds:  # the first calls prepare memory
         model.run(one)
-    calls = 0
-
-    def work(until: float) -> int:
-        nonlocal calls
-        while time.monotonic() < until:
-            model.run(feeds[calls % len(feeds)])
-            calls += 1
-        return calls
-
-    return {"rows": size, **_spanned(float(part["seconds"]), work)}, {}
+    return {"rows": size, **_spanned(work, lambda calls: model.run(feeds[calls % len(feeds)]))}, {}
 
 
-def _idle(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Found:
+def _idle(work: Work) -> Found:
     """Nothing for some seconds."""
-
-    def work(until: float) -> int:
-        time.sleep(max(0.0, until - time.monotonic()))
-        return 0
-
-    return _spanned(float(part["seconds"]), work), {}
+    return _spanned(work, lambda _: time.sleep(work.part["seconds"])), {}
 
 
-def _spanned(seconds: float, work: Callable[[float], int]) -> dict[str, Any]:
-    """Work until a time, with both ends by both clocks, and the energy counters there."""
+def _spanned(work: Work, step: Callable[[int], object]) -> dict[str, Any]:
+    """Steps for the seconds of a part, with both ends by both clocks, and the energy counters there."""
     from .sensors import Sensors
 
-    sensors = Sensors()
-    began = time.monotonic()
-    begun = {"t": began, "unix_s": time.time(), "microjoules": sensors.microjoules()}
-    calls = work(began + seconds)
-    ended = {"t": time.monotonic(), "unix_s": time.time(), "microjoules": sensors.microjoules()}
-    return {"calls": calls, "begun": begun, "ended": ended}
+    sensors, calls = Sensors(), 0
+
+    def end() -> dict[str, Any]:
+        return {"t": time.monotonic(), "unix_s": time.time(), "microjoules": sensors.microjoules()}
+
+    begun = end()
+    while time.monotonic() < begun["t"] + work.part["seconds"]:
+        step(calls)
+        calls += 1
+    return {"calls": calls, "begun": begun, "ended": end()}
 
 
 def _forget(path: Path) -> None:

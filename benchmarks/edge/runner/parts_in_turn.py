@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import SCHEMA
+from . import SCHEMA, write
 from .device import available_bytes, described
 from .sensors import Recorder, Sensors
 from .unpacked_wheels import add, site_of
@@ -51,28 +51,29 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(json.dumps(described(folder=folder)) + "\n")
             return 0
         with locked(given.out):
-            return _locked_run(folder, given.out)
+            return _alone(folder, given.out)
     except Refused as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    except OSError as error:
-        return _stuck(given.out, f"{error.strerror}: {error.filename or given.out}; what is finished stays")
 
 
-def _locked_run(folder: Path, out: Path) -> int:
-    """Check and run; the state is told from the first moment on.
-
-    Raises:
-        Refused: the run cannot begin.
-    """
+def _alone(folder: Path, out: Path) -> int:
+    """Check and run; the state is told from the first moment on, also if the disk is full."""
     state = {"state": "running", "done": 0, "of": 1, "part": "checksums", "why": "", "pid": os.getpid()}
-    _write(out / "status.json", state)
     try:
-        manifest = checked(folder)
+        write(out / "status.json", state)
+        return Run(folder, checked(folder), out).go()
     except Refused as error:
-        _write(out / "status.json", {**state, "state": "refused", "why": str(error)})
-        raise
-    return Run(folder, manifest, out).go()
+        why = str(error)
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename or out}; what is finished stays"
+    # a file that is there can still be changed on a full disk
+    with contextlib.suppress(OSError, ValueError), (out / "status.json").open("r+") as file:
+        state = {**json.load(file), "state": "refused", "why": why}
+        file.seek(0)
+        file.write(json.dumps(state))
+        file.truncate()
+    raise Refused(why)
 
 
 def checked(folder: Path) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def checked(folder: Path) -> dict[str, Any]:
     if sys.version_info < NEEDED:
         raise Refused(f"Python {platform.python_version()} is too old; 3.9 is needed")
     try:
-        manifest: dict[str, Any] = json.loads((folder / "edge.json").read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((folder / "edge.json").read_text())
     except (OSError, ValueError) as error:
         raise Refused(f"the bundle has no readable edge.json: {error}; push it again") from error
     if manifest.get("schema") != SCHEMA:
@@ -101,22 +102,19 @@ def checked(folder: Path) -> dict[str, Any]:
             add(site_of(folder, manifest["wheels"]))
         except (OSError, ValueError) as error:
             raise Refused(str(error)) from error
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     for name in manifest["packages"]:
         try:
-            __import__(name)
+            from .models import imported
+
+            imported(name)
         except ImportError as error:
             raise Refused(
                 f"{name} is not installed for {sys.executable} ({error}); {sys.executable} -m pip install {name}"
             ) from error
-    _fits(manifest)
-    return manifest
-
-
-def _fits(manifest: dict[str, Any]) -> None:
     free, needed = available_bytes(Path("/")), int(manifest["needs_bytes"])
     if free is not None and needed > free:
         raise Refused(f"the models need about {needed >> 20} MB of memory, and {free >> 20} MB are available")
+    return manifest
 
 
 def sha256(path: Path) -> str:
@@ -130,11 +128,7 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """The folder of the results for this process alone, as long as it lives.
-
-    Raises:
-        Refused: another run uses it, or it cannot be written.
-    """
+    """The folder of the results for this process alone, as long as it lives."""
     import fcntl
 
     try:
@@ -148,17 +142,6 @@ def locked(out: Path) -> Iterator[None]:
         except OSError as error:
             raise Refused(f"another run writes to {out}; wait for it, or end it") from error
         yield
-
-
-def _stuck(out: Path, why: str) -> int:
-    """Say that a file cannot be written; on a full disk one that is there can still be changed."""
-    sys.stderr.write(f"{why}\n")
-    with contextlib.suppress(OSError, ValueError), (out / "status.json").open("r+", encoding="utf-8") as file:
-        state = {**json.load(file), "state": "refused", "why": why}
-        file.seek(0)
-        file.write(json.dumps(state))
-        file.truncate()
-    return 2
 
 
 class Run:
@@ -182,7 +165,7 @@ class Run:
         parts = self.parts()
         left = [name for name in parts if not self._is_done(name)]
         ended, failed = "", 0
-        _write(self.out / "device.json", {**described(folder=self.folder), "limits": self.sensors.limits()})
+        write(self.out / "device.json", {**described(folder=self.folder), "limits": self.sensors.limits()})
         with Recorder(self.sensors) as recorder:
             try:
                 for name in left:
@@ -211,15 +194,11 @@ class Run:
         return found
 
     def _do(self, name: str, part: dict[str, Any]) -> int:
-        """Do one part in a process of its own; 1 if it failed.
-
-        Raises:
-            Ended: it was told to end, or a limit was reached.
-        """
+        """Do one part in a process of its own; 1 if it failed."""
         described_in, out = self.out / f"{name}.part.json", self.out / f"{name}.json"
         for stale in (out, out.with_suffix(".npz")):  # of another bundle, or of a try that failed
             stale.unlink(missing_ok=True)
-        _write(described_in, part)
+        write(described_in, part)
         self.sensors.asks_power = part["kind"] in ("energy", "idle")
         package = __package__ or "retort_edge"
         files = [str(path) for path in (self.folder, described_in.resolve(), out.resolve())]
@@ -238,7 +217,7 @@ class Run:
             self._kill()
             described_in.unlink(missing_ok=True)
         if not out.is_file():
-            _write(out, {**part, "error": _death(code)})
+            write(out, {**part, "error": _death(code)})
         return int(code != 0)
 
     def _check_limits(self) -> None:
@@ -268,14 +247,14 @@ class Run:
     def _found(self, name: str) -> dict[str, Any]:
         """What a part of this manifest found; empty if there is nothing of it, or that of another manifest."""
         try:
-            found = json.loads((self.out / f"{name}.json").read_text(encoding="utf-8"))
+            found = json.loads((self.out / f"{name}.json").read_text())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) and found.get("manifest") == self.key else {}
 
     def _keep(self, recorder: Recorder) -> None:
         lines = [json.dumps({**one, "run": self.run}) for one in recorder.taken()]
-        with (self.out / "sensors.jsonl").open("a", encoding="utf-8") as file:
+        with (self.out / "sensors.jsonl").open("a") as file:
             file.write("\n".join(lines) + "\n")
 
     def _conclude(self, parts: dict[str, dict[str, Any]], state: str, why: str) -> None:
@@ -284,7 +263,7 @@ class Run:
         present = [path for name in mine for path in (self.out / f"{name}.json", self.out / f"{name}.npz")]
         files = {path.name: sha256(path) for path in present if path.is_file()}
         files.update({name: sha256(self.out / name) for name in ("device.json", "sensors.jsonl")})
-        _write(
+        write(
             self.out / "result.json",
             {"schema": SCHEMA, "manifest": self.key, "state": state, "why": why, "files": files, "parts": list(parts)},
         )
@@ -292,7 +271,7 @@ class Run:
     def _say(self, state: str, parts: dict[str, dict[str, Any]], name: str, why: str = "") -> None:
         done = sum(self._is_done(one) for one in parts)
         value = {"state": state, "done": done, "of": len(parts), "part": name, "why": why, "pid": os.getpid()}
-        _write(self.out / "status.json", value)
+        write(self.out / "status.json", value)
         sys.stdout.write(f"{done} of {len(parts)}  {name or state}{f': {why}' if why else ''}\n")
         sys.stdout.flush()
 
@@ -304,9 +283,3 @@ def _death(code: int | None) -> str:
     if code is not None and code < 0:
         return f"it was ended by {signal.Signals(-code).name}"
     return f"it ended with exit code {code}; see parts.log"
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, path)

@@ -31,18 +31,14 @@ LEAST, GROWTH = 16, 30
 
 
 def timed(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Time all candidates of a part.
-
-    Returns:
-        Facts of the timing, and the raw times: ``spent``, ``interrupted`` and ``calls`` by candidate, one row per
-        round, and the time at which each round began.
-    """
+    """Facts of the timing of all candidates of a part, and the raw times, one row per round."""
     known = {one["name"]: one for one in manifest["candidates"]}
     candidates = {label: known[name] for label, name in part["candidates"].items()}
 
     def call(one: dict[str, Any]) -> Call:
         model = Model(folder, one, part["threads"])
-        return model.call(Samples(folder, manifest, one).feeds(model.axes, range(part["batch"])))
+        feeds = Samples(folder, manifest, one).feeds(model.axes, range(part["batch"]))
+        return model.call(feeds)
 
     def opened() -> dict[str, Call]:
         return {label: call(one) for label, one in candidates.items()}
@@ -56,8 +52,7 @@ class Rounds:
 
     Args:
         opened: opens new sessions and gives the calls by name.
-        part: ``threads``, ``block_ms``, ``seconds``, ``precision``, ``needed`` (rounds of an interval),
-            ``every_slot`` (whether all slots are kept) and ``reference``.
+        part: its ``needed`` are the rounds of an interval; with ``every_slot`` all slots are kept.
     """
 
     def __init__(self, opened: Callable[[], dict[str, Call]], part: dict[str, Any]) -> None:

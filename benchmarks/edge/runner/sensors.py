@@ -142,14 +142,12 @@ class Recorder:
     """Reads the sensors every half second in a thread of its own, and notes when something happened.
 
     Attributes:
-        readings: in order, each with ``t``, seconds of the monotonic clock.
-        marks: what began when.
+        readings: in order, each with ``t``, seconds of the monotonic clock, and those with ``what``, which began then.
     """
 
     def __init__(self, sensors: Sensors, every_s: float = EVERY_S) -> None:
         self.sensors, self.every_s = sensors, every_s
         self.readings: list[dict[str, Any]] = []
-        self.marks: list[dict[str, Any]] = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -164,15 +162,13 @@ class Recorder:
 
     def taken(self) -> list[dict[str, Any]]:
         """What is new since the last time."""
-        count = len(self.readings)
-        found = [*self.readings[:count], *self.marks]
-        del self.readings[:count]
-        self.marks.clear()
+        found = self.readings[:]
+        del self.readings[: len(found)]
         return found
 
     def mark(self, what: str) -> None:
         """Note that something begins now."""
-        self.marks.append({"t": time.monotonic(), "what": what})
+        self.readings.append({"t": time.monotonic(), "what": what})
 
     def _run(self) -> None:
         self._note()

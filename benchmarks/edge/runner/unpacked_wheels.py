@@ -15,7 +15,6 @@ from typing import Any
 
 SITE = "site"
 """Folder of the unpacked packages in the folder of the bundle."""
-_SAME = {"arm64": "aarch64", "amd64": "x86_64"}
 
 
 def site_of(folder: Path, wheels: Mapping[str, Any]) -> Path:
@@ -24,8 +23,7 @@ def site_of(folder: Path, wheels: Mapping[str, Any]) -> Path:
     Raises:
         ValueError: they are for another processor or Python.
     """
-    here = platform.machine().lower()
-    here, python = _SAME.get(here, here), "{}.{}".format(*sys.version_info)
+    here, python = platform.machine(), "{}.{}".format(*sys.version_info)
     if (here, python) != (wheels["machine"], wheels["python"]):
         raise ValueError(
             f"the wheels in the bundle are for {wheels['machine']} and Python {wheels['python']}, and this is {here} "

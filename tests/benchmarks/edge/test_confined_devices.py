@@ -16,6 +16,7 @@ from edge_devices import bundle, dense, run_here
 
 from retort.benchmarks.edge import device_run
 from retort.benchmarks.edge.device_result import results_of
+from retort.benchmarks.edge.preflight import look, require_ready
 from retort.benchmarks.edge.pulled_results import read_results
 from retort.benchmarks.edge.runner.device import available_bytes
 from retort.benchmarks.edge.ssh import Device, device_of
@@ -114,7 +115,7 @@ def test_a_run_needs_one_core_no_network_and_its_folder(confined: Device, made: 
     """With everything else read-only and without a network it measures, on the one core that there is."""
     with pytest.raises(MachineError, match="Read-only file system"):
         confined.run(f"touch {tmp_path / 'elsewhere'}")
-    device_run.require_ready(confined, device_run.look(confined, 1 << 20))
+    require_ready(confined, look(confined, 1 << 20))
     device_run.push(confined, made.path, SILENT)
     device_run.start(confined)
     assert device_run.wait(confined, SILENT, 0.2)["state"] == "finished"

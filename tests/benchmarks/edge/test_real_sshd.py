@@ -18,6 +18,7 @@ from edge_devices import bundle, dense
 from other_servers import free_port
 
 from retort.benchmarks.edge import device_run
+from retort.benchmarks.edge.preflight import look, require_ready
 from retort.benchmarks.edge.pulled_results import read_results
 from retort.benchmarks.edge.ssh import Device, LinkLost, device_of
 from retort.core.artifact import Artifact
@@ -111,7 +112,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def test_a_run_over_real_ssh_survives_cut_links(daemon: Daemon, made: Artifact, tmp_path: Path) -> None:
     """The server is killed while it gets files, while it measures and while it sends results; everything goes on."""
     device = daemon.device(folder=str(tmp_path / "there")).absolute()
-    device_run.require_ready(device, device_run.look(device))
+    require_ready(device, look(device))
     sent: list[int] = []
 
     def cutting(size: int) -> None:
