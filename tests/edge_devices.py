@@ -21,7 +21,8 @@ from retort.core.data.splits import ArraySplit, Splits
 from retort.core.options.edge_options import EdgeOptions
 
 RANDOM = np.random.default_rng(0)
-QUICK: dict[str, Any] = {"seconds": 0.4, "starts": 1, "cold_file_starts": 1, "block_ms": 2.0, "precision": 0.0}
+QUICK: dict[str, Any] = {"seconds": 0.4, "starts": 1, "cold_file_starts": 1, "block_ms": 2.0, "precision": 0.0,
+    "noise": "off"}  # fmt: skip
 """Options of a run that takes a few seconds."""
 SSH = """#!/bin/sh
 # an ssh that runs the line here: options are dropped, and the link may be cut after some bytes of stdin

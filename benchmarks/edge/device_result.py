@@ -18,8 +18,9 @@ from ..build_result import new_result, stage_entry
 from ..compare_models import metric_of
 from ..footprint import Memory
 from ..result import EnergyEntry, Result
-from ..timing.latency import LatencyComparison
+from ..timing.latency import LatencyComparison, above_floor
 from .device_machine import device_name, machine_of
+from .device_noise import Floors, floor_of
 from .device_runtimes import WORDS
 from .device_times import comparison_of
 from .energy import Energy
@@ -27,7 +28,11 @@ from .pulled_results import Part, Pulled
 
 
 def results_of(
-    pulled: Pulled, metric: MetricName | None = None, where: str = "", energy: Sequence[Energy] = ()
+    pulled: Pulled,
+    metric: MetricName | None = None,
+    where: str = "",
+    energy: Sequence[Energy] = (),
+    floors: Floors | None = None,
 ) -> list[Result]:
     """One result for each kind of cores and number of threads that were timed; one without times if none was.
 
@@ -35,6 +40,7 @@ def results_of(
         metric: by default it is chosen from the type of the targets.
         where: the device as the user calls it.
         energy: the energy of an inference of each candidate, where it was measured.
+        floors: the noise of devices, within which a difference is none.
 
     Raises:
         ArtifactError: the raw numbers of a part are incomplete, or no part has any.
@@ -52,7 +58,7 @@ def results_of(
         raise ArtifactError(f"nothing was measured: {told}", "ask for something that the device has, and run it again")
     device = device_name(pulled.device, where)
     timed = (groups or {("all", 0): {}}).items()
-    made = [_result(pulled, device, key, latency, accuracy) for key, latency in timed]
+    made = [_result(pulled, device, key, latency, accuracy, floors or {}) for key, latency in timed]
     entries = {one.name: EnergyEntry(**{key: asdict(one)[key] for key in EnergyEntry.model_fields}) for one in energy}
     return [_with_energy(one, entries) for one in made]
 
@@ -68,8 +74,13 @@ def _result(
     key: tuple[str, int],
     latency: Mapping[int, LatencyComparison],
     accuracy: Mapping[str, Accuracy],
+    floors: Floors,
 ) -> Result:
     names = [one["name"] for one in pulled.described["candidates"]]
+    runtimes = [WORDS[str(one.get("runtime") or "ort")] for one in pulled.described["candidates"]]
+    noise = floor_of(floors, pulled.device, runtimes, *key)
+    if noise is not None:
+        latency = {batch: above_floor(found, noise.at) for batch, found in latency.items()}
     entries = [
         stage_entry(
             one["name"],
@@ -93,7 +104,7 @@ def _result(
         reference=names[0],
         latency=latency,
         data=facts,
-        notes=_notes(pulled),
+        notes=[*_notes(pulled), *([noise.text] if noise is not None and latency else [])],
         machine=machine_of(pulled.device),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,11 @@ def push(device: Device, bundle: Path, console: Console) -> int:
         return device.push(bundle, files, bar.advance)
 
 
-def start(device: Device) -> None:
+def start(device: Device, known: Callable[[Mapping[str, Any]], Sequence[str]] = lambda facts: ()) -> None:
     """Start the run on the device, apart from this connection; one that runs already goes on.
+
+    Args:
+        known: how the names of parts begin that need not be measured on a device with these facts.
 
     Raises:
         MachineError: it cannot begin; the message is that of the device.
@@ -75,8 +79,12 @@ def start(device: Device) -> None:
     if status(device)["state"] == "running":
         return
     here, program = shlex.quote(device.folder), f"{device.interpreter} -m {PROGRAM}"
-    checked = f"cd {here} && {program} --check >/dev/null"
-    device.run(checked, timeout_s=600)
+    told = device.run(f"cd {here} && {program} --check", timeout_s=600).decode("utf-8", "replace").strip()
+    try:
+        without = known(json.loads(told.rpartition("\n")[2]))
+    except ValueError as error:
+        raise MachineError(f"{device.host} answered {told[-80:]!r}", "a login script may print something") from error
+    program += shlex.join(["", "--without", *without]) if without else ""
     fresh = f"cd {here} && mkdir -p out && rm -f out/status.json out/{RESULT}"
     device.run(f"{fresh} && (nohup setsid {program} >out/run.log 2>&1 </dev/null &)")
 

@@ -24,14 +24,16 @@ from ...core.session import SessionOptions, open_session
 from ...core.signature import Signature
 from ...core.tensors import Feeds
 from ..timing.candidates import repeat_rows
-from ..timing.latency import LatencyComparison
+from ..timing.latency import LatencyComparison, above_floor
 from . import device_run, preflight
 from .device_bundle import DATA, Measured, candidate_of, describe
 from .device_machine import machine_of
-from .device_runtimes import run_by
+from .device_noise import floor_of
+from .device_runtimes import WORDS, run_by
 from .device_times import comparison_of
 from .pulled_results import read_results
 from .ssh import Device, device_of
+from .store import DEFAULT, Store
 
 FOLDER = "~/retort-edge"
 _KEYS = ("python", "folder")
@@ -175,7 +177,14 @@ def time_on_device(
         LinkLost: the device did not come back.
         MachineError: it cannot measure, or the timing failed there.
     """
-    only = {"starts": 0, "cold_file_starts": 0, "accuracy": False, "energy": "off", "sustain_minutes": 0.0}
+    only = {
+        "starts": 0,
+        "cold_file_starts": 0,
+        "accuracy": False,
+        "energy": "off",
+        "noise": "off",
+        "sustain_minutes": 0.0,
+    }
     asked = options.model_copy(update=only)
     found = None
     for attempt in range(_ATTEMPTS):
@@ -212,7 +221,10 @@ def _once(device: Device, files: Mapping[str, TimedFile], options: EdgeOptions, 
             raise MachineError(
                 f"{device.host} cannot time the model: {part.error}", "measure it with `retort edge run`"
             )
-        return TimedThere(comparison_of(pulled, part, options.confidence, options.seed), pulled.device)
+        comparison = comparison_of(pulled, part, options.confidence, options.seed)
+        words = [WORDS[one] for one in options.runtimes]
+        noise = floor_of(Store(DEFAULT).floors(), pulled.device, words, "all", int(part.said["threads"]))
+        return TimedThere(above_floor(comparison, noise.at) if noise else comparison, pulled.device)
 
 
 def _quietly(end: Callable[[], object]) -> None:

@@ -12,13 +12,17 @@ from typing import Any
 
 ENERGY_TURNS = 3
 """How often the energy of each candidate is measured."""
+NOISE_COMPARISONS, NOISE_S = 8, 2.0
+"""Comparisons of a model with itself, and the longest duration of each in seconds."""
+FILE, ITSELF = "file", "itself"
+"""Names of a model and itself."""
 ACCURACY_ROWS = 16
 """Samples that are computed at once for the accuracy, where the model takes as many."""
 Part = dict[str, Any]
 
 
 def planned_parts(candidates: Sequence[Mapping[str, Any]], policy: Mapping[str, Any]) -> list[Part]:
-    """Every part in order: starts, timings, accuracy, energy, and the timing without a break.
+    """Every part in order: starts, timings, accuracy, energy, noise, and the timing without a break.
 
     Args:
         candidates: their entries in the manifest; the first is the reference.
@@ -28,6 +32,8 @@ def planned_parts(candidates: Sequence[Mapping[str, Any]], policy: Mapping[str, 
         found += [_accuracy(number, one) for number, one in enumerate(candidates)]
     if policy["energy"] != "off":
         found += _energy(candidates, policy)
+    if policy["noise"] != "off":
+        found += _noise(candidates, policy)
     if policy["sustain_minutes"]:
         long = {"seconds": 60 * float(policy["sustain_minutes"]), "precision": 0, "every_slot": False}
         found.append({**_timing(candidates, policy, policy["batches"][0]), "name": "sustain", "threads": 0, **long})
@@ -100,6 +106,33 @@ def _energy(candidates: Sequence[Mapping[str, Any]], policy: Mapping[str, Any]) 
                 "batch": rows_at_once(one, policy["batches"][0]),
             }
         yield {**common, "kind": "idle", "name": f"idle-{turn + 1}"}
+
+
+def _noise(candidates: Sequence[Mapping[str, Any]], policy: Mapping[str, Any]) -> Iterator[Part]:
+    """Comparisons of the first model of each runtime with itself, for each kind of cores and number of threads."""
+    first = {str(one["runtime"]): one for one in reversed(candidates)}
+    for runtime, one in first.items():
+        for kind in policy["cores"]:
+            for threads in sorted(policy["threads"], key=lambda wanted: (not wanted, wanted)):
+                for turn in range(NOISE_COMPARISONS):
+                    yield {
+                        **_timing([one], policy, policy["batches"][0]),
+                        "name": f"{noise_name(runtime, kind, '{threads}')}{turn}",
+                        "kind": "noise",
+                        "candidates": {FILE: one["name"], ITSELF: one["name"]},
+                        "reference": FILE,
+                        "runtime": runtime,
+                        "seconds": min(NOISE_S, policy["seconds"]),
+                        "precision": 0,
+                        "cores": kind,
+                        "threads": threads,
+                        "seed": int(policy["seed"]) + turn,
+                    }
+
+
+def noise_name(runtime: str, cores: str, threads: object) -> str:
+    """How the names of the comparisons of a model with itself begin."""
+    return f"noise-{runtime}-{cores}-t{threads}-"
 
 
 def rows_at_once(candidate: Mapping[str, Any], wanted: int) -> int:

@@ -11,16 +11,20 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from ...core.errors import ArtifactError, MissingFileError, StorageError
+from ...core.system.owned_folders import RUNS
 from ...core.system.user_paths import remedy_of
 from ..result import LatencyEntry, LatencyRun, Result, StageEntry
+from .floor import Floor
 
-VERSION = 2
-"""The form of the store, in SQLite's ``user_version``; version 1 had neither a runtime nor an energy."""
+DEFAULT = RUNS / "edge.db"
+"""The store of the results of all devices."""
+VERSION = 3
+"""The form of the store, in SQLite's ``user_version``; version 1 had neither a runtime nor an energy, 2 no noise."""
 Verdict = Literal["VALID", "NOISY", "THROTTLED"]
 
 
@@ -72,6 +76,10 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
+_FLOOR = tuple(field.name for field in fields(Floor))
+_FLOORS = (
+    f"CREATE TABLE IF NOT EXISTS floors ({', '.join(_FLOOR)}, UNIQUE (run, runtime, cores, threads) ON CONFLICT IGNORE)"
+)
 _NAMED = ", ".join(f'"{name}"' for name in COLUMNS)
 _FIRST = {*COLUMNS} - {"runtime", "energy_mj"}
 """The columns that version 1 had."""
@@ -87,7 +95,7 @@ def rows_of(result: Result, run: str, cores: str, precisions: Mapping[str, str])
         precisions: by name of the model.
     """
     device = dict(result.env.get("device") or {})
-    fingerprint = _fingerprint(device)
+    fingerprint = fingerprint_of(device)
     found = []
     for run_of_batch in result.runs:
         for stage in result.stages:
@@ -143,7 +151,7 @@ def _name(result: Result, device: Mapping[str, Any]) -> str:
     return f"{device.get('host', '')} ({board})"
 
 
-def _fingerprint(device: Mapping[str, Any]) -> str:
+def fingerprint_of(device: Mapping[str, Any]) -> str:
     """A hash of what stays the same between two runs on one device."""
     lasting = ("host", "board", "os", "kernel", "machine", "python", "libc", "cpu", "memory_bytes", "packages")
     kept = {key: device.get(key) for key in lasting}
@@ -170,7 +178,13 @@ class Store:
             ArtifactError: the file is no store, or one of a later version.
             StorageError: it cannot be written.
         """
-        marks = ", ".join("?" * len(COLUMNS))
+        return self._append(f"measurements ({_NAMED})", [astuple(row) for row in rows])
+
+    def add_floors(self, floors: Sequence[Floor]) -> int:
+        """Append the noise of devices, as :meth:`add`."""
+        return self._append(f"floors ({', '.join(_FLOOR)})", [astuple(one) for one in floors])
+
+    def _append(self, table: str, values: Sequence[tuple[Any, ...]]) -> int:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -178,9 +192,23 @@ class Store:
         with self._opened(str(self.path)) as connection:
             self._claim(connection)
             before = connection.total_changes
-            values = [tuple(getattr(row, name) for name in COLUMNS) for row in rows]
-            connection.executemany(f"INSERT INTO measurements ({_NAMED}) VALUES ({marks})", values)
+            for one in values:
+                connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(one))})", one)
             return connection.total_changes - before
+
+    def floors(self) -> dict[tuple[str, str, str, int], Floor]:
+        """The newest noise of each device, runtime, kind of cores and number of threads; none without a store.
+
+        Raises:
+            ArtifactError: the file is no store, or one of a later version.
+        """
+        if not self.path.is_file():
+            return {}
+        with self._opened(f"{self.path.resolve().as_uri()}?mode=ro") as connection:
+            known = connection.execute("SELECT name FROM sqlite_master WHERE name = 'floors'").fetchone()
+            rows = connection.execute(f"SELECT {', '.join(_FLOOR)} FROM floors") if known else []
+            found = [Floor(*row) for row in rows]
+        return {(one.fingerprint, one.runtime, one.cores, one.threads): one for one in found}
 
     def rows(self) -> list[Row]:
         """All rows in the order in which they came; the file is not changed.
@@ -213,6 +241,7 @@ class Store:
         if tables and not present >= _FIRST:
             raise self._foreign("it has other tables")
         connection.execute(_TABLE)
+        connection.execute(_FLOORS)
         for name in (name for name in COLUMNS if present and name not in present):
             connection.execute(f'ALTER TABLE measurements ADD COLUMN "{name}"')
         connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -69,9 +69,7 @@ class NoiseFloor:
 
     def at(self, seconds: float) -> float:
         """The largest difference in comparisons of this length; it does not fall if sessions were opened only once."""
-        if self.openings < 2 or seconds <= self.seconds:
-            return self.floor
-        return self.floor * math.sqrt(self.seconds / seconds)
+        return at_length(self.floor, self.seconds, self.openings, seconds)
 
     @property
     def text(self) -> str:
@@ -95,6 +93,15 @@ class NoiseFloor:
         """
         known = {field.name: raw[field.name] for field in fields(NoiseFloor)}
         return NoiseFloor(**{**known, "ratios": tuple(float(ratio) for ratio in raw["ratios"])})
+
+
+def at_length(floor: float, seconds: float, openings: int, wanted_s: float) -> float:
+    """A floor of comparisons of some seconds for comparisons of another length; of shorter ones it is as large.
+
+    Args:
+        openings: how often the sessions were opened in a comparison; the floor does not fall with one.
+    """
+    return floor if openings < 2 or wanted_s <= seconds else floor * math.sqrt(seconds / wanted_s)
 
 
 def largest(floors: Sequence[NoiseFloor]) -> Floor:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...core.counts import counted
 from ...core.errors import MachineError
 from ..app import Debug, Json, console
-from .edge_arguments import STORE, Bundle, Folder, Host, Python, SshOptions, device_of_bundle, edge, loaded, prepared
+from .edge_arguments import (
+    STORE,
+    Bundle,
+    Folder,
+    Host,
+    Python,
+    SshOptions,
+    device_of_bundle,
+    edge,
+    loaded,
+    prepared,
+    started,
+)
+
+if TYPE_CHECKING:
+    from ...benchmarks.edge.store import Row
 
 
 @edge.command("push")
@@ -29,13 +45,11 @@ def push(
 
     Example: `retort edge push for-the-pi pi@raspberrypi.local`
     """
-    from ...benchmarks.edge import device_run
-
     screen, made = console(json), loaded(bundle)
     device = device_of_bundle(host, folder, ssh_option, python, made)
     sent = prepared(device, made, screen)
     if start:
-        device_run.start(device)
+        started(device, made)
     where = f"{host}:{device.folder}"
     text = f"sent {counted(sent, 'file')} to {where}" + ("; it measures now" if start else "")
     screen.result({"device": host, "folder": device.folder, "sent": sent, "started": start}, text)
@@ -124,45 +138,63 @@ def table(
     device: Annotated[str, typer.Option(help="Only devices whose name contains this text.")] = "",
     model: Annotated[str, typer.Option(help="Only models whose name contains this text.")] = "",
     all_: Annotated[bool, typer.Option("--all", help="Every measurement, and not the newest of each kind.")] = False,
+    html: Annotated[Path | None, typer.Option(help="File for the table as a page, .html.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="File for the table as Markdown, .md.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show what was measured on all devices: device, model, precision, threads and batch size.
 
-    Example: `retort edge table --device raspberry`
+    Example: `retort edge table --device raspberry`; `retort edge table --html devices.html`
     """
     from ...benchmarks.edge.store import Store, newest
+    from ...benchmarks.report.device_table import claim_table, device_table, write_table_markdown, write_table_page
 
+    claim_table(html, ".html")
+    claim_table(markdown, ".md")
     found = Store(store).rows()
     kept = [
         row
         for row in (found if all_ else newest(found))
         if device.lower() in row.device.lower() and model.lower() in row.model.lower()
     ]
+    floors, screen = Store(store).floors(), console(json)
+
+    def floor(row: Row) -> float:
+        known = floors.get((row.fingerprint, row.runtime, row.cores, row.threads))
+        return known.value if known else 0.0
+
+    for path, write in ((html, write_table_page), (markdown, write_table_markdown)):
+        if path is not None:
+            write(device_table(kept, floor), path)
+            screen.say(f"wrote {path}")
+    if kept:
+        screen.table("measured on devices", *_terminal_table(kept), words=True)
+    screen.result({"rows": [asdict(row) for row in kept]}, "" if kept else "nothing in the store fits")
+
+
+def _terminal_table(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Columns and lines; a column in which all are equal only takes room."""
     empty = "–"
     columns: dict[str, list[str]] = {
-        "device": [row.device for row in kept],
-        "model": [row.model for row in kept],
-        "precision": [row.precision for row in kept],
-        "runtime": [row.runtime for row in kept],
-        "threads": [f"{row.threads}{'' if row.cores == 'all' else f' ({row.cores})'}" for row in kept],
-        "batch": [str(row.batch) for row in kept],
-        "median": [f"{row.median_ms:.3g} ms" for row in kept],
-        "p99": [empty if row.p99_ms is None else f"{row.p99_ms:.3g} ms" for row in kept],
-        "times faster": [empty if row.ratio is None else f"{row.ratio:.2f} × {row.against}" for row in kept],
-        "metric": [empty if row.value is None else f"{row.metric} {row.value:.4g}" for row in kept],
-        "mJ": [empty if row.energy_mj is None else f"{row.energy_mj:.3g}" for row in kept],
-        "verdict": [row.verdict for row in kept],
+        "device": [row.device for row in rows],
+        "model": [row.model for row in rows],
+        "precision": [row.precision for row in rows],
+        "runtime": [row.runtime for row in rows],
+        "threads": [f"{row.threads}{'' if row.cores == 'all' else f' ({row.cores})'}" for row in rows],
+        "batch": [str(row.batch) for row in rows],
+        "median": [f"{row.median_ms:.3g} ms" for row in rows],
+        "p99": [empty if row.p99_ms is None else f"{row.p99_ms:.3g} ms" for row in rows],
+        "times faster": [empty if row.ratio is None else f"{row.ratio:.2f} × {row.against}" for row in rows],
+        "metric": [empty if row.value is None else f"{row.metric} {row.value:.4g}" for row in rows],
+        "mJ": [empty if row.energy_mj is None else f"{row.energy_mj:.3g}" for row in rows],
+        "verdict": [row.verdict for row in rows],
     }
-    if len(set(columns["runtime"]) - {""}) < 2:  # a column in which all are equal only takes room
+    if len(set(columns["runtime"]) - {""}) < 2:
         del columns["runtime"]
     if {*columns["mJ"]} <= {empty}:
         del columns["mJ"]
-    lines = list(zip(*columns.values(), strict=True))
-    screen = console(json)
-    if lines:
-        screen.table("measured on devices", list(columns), lines, words=True)
-    screen.result({"rows": [asdict(row) for row in kept]}, "" if lines else "nothing in the store fits")
+    return list(columns), list(zip(*columns.values(), strict=True))
 
 
 @edge.command("compare")

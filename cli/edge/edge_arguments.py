@@ -11,12 +11,15 @@ import typer
 
 from ...core.artifact import Artifact, load_artifact, raise_if_not
 from ...core.console import Console
+from ...core.errors import RetortError
 from ...core.options.edge_options import EdgeOptions
 from ...core.system.owned_folders import RUNS
 from ..app import app
 from ..interruptible import Interruptible
 
 if TYPE_CHECKING:
+    from ...benchmarks.edge.device_noise import Floors
+    from ...benchmarks.edge.pulled_results import Pulled
     from ...benchmarks.edge.ssh import Device
 
 edge = typer.Typer(
@@ -27,7 +30,7 @@ edge = typer.Typer(
 )
 app.add_typer(edge, name="edge")
 STORE = RUNS / "edge.db"
-"""The store of the results of all devices."""
+"""The store of the results of all devices, as :data:`retort.benchmarks.edge.store.DEFAULT`."""
 Host = Annotated[
     str, typer.Argument(help="Device as ssh takes it, such as pi@raspberrypi.local, or local for this machine.")
 ]
@@ -163,3 +166,36 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
         device_run.leave(device)
     preflight.require_ready(device, found)
     return device_run.push(device, made.path, screen)
+
+
+def started(device: Device, made: Artifact) -> None:
+    """Start a bundle on a device, without those comparisons of a model with itself that are in the store.
+
+    Raises:
+        MachineError: it cannot begin.
+        LinkLost: it cannot be reached.
+    """
+    from ...benchmarks.edge import device_run
+    from ...benchmarks.edge.device_bundle import DESCRIPTION
+    from ...benchmarks.edge.device_noise import known_parts
+    from ...benchmarks.edge.store import Store
+
+    policy = json.loads((made.path / DESCRIPTION).read_bytes())["policy"]
+    device_run.start(device, lambda facts: known_parts(Store(STORE), policy, facts))
+
+
+def noise_of(pulled: Pulled, run: str, screen: Console) -> Floors:
+    """The noise of all devices, with that which a run found, which is stored."""
+    from ...benchmarks.edge.device_noise import measured_floors
+    from ...benchmarks.edge.store import Store
+
+    new = measured_floors(pulled, run)
+    if pulled.of_kind("noise") and not new:
+        screen.warn("the noise of this device is not known: too few comparisons of a model with itself were valid")
+    try:
+        if new:
+            Store(STORE).add_floors(new)
+        known = Store(STORE).floors()
+    except RetortError:  # told when the results are added
+        known = {}
+    return {**known, **{(one.fingerprint, one.runtime, one.cores, one.threads): one for one in new}}

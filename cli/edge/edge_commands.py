@@ -30,7 +30,9 @@ from .edge_arguments import (
     device_of_bundle,
     edge,
     loaded,
+    noise_of,
     prepared,
+    started,
     with_wheels,
     write_pages,
 )
@@ -103,7 +105,7 @@ def run(
     device = device_of_bundle(host, folder, ssh_option, python, made)
     home = _home(made, host, ssh_option, results)
     prepared(device, made, screen)
-    device_run.start(device)
+    started(device, made)
     try:
         ended = device_run.wait(device, screen)
     except KeyboardInterrupt as stop:
@@ -250,8 +252,8 @@ def _shown(
         found = energies(pulled, read_meter(meter, pulled) if meter else None)
     except RetortError as error:  # the other results are told all the same
         found, refused = [], error
-    written = []
-    for plain in results_of(pulled, metric, host, found):
+    written, key = [], sha256_file(out / "result.json")
+    for plain in results_of(pulled, metric, host, found, noise_of(pulled, key, screen)):
         one = with_evidence(plain, pulled)
         print_table(one, screen)
         run = one.runs[0] if one.runs else None
@@ -259,7 +261,6 @@ def _shown(
         path = out / (f"result-{cores}-t{run.threads}.json" if run else "result-without-times.json")
         write_result(one, path)
         written.append((path, one))
-    key = sha256_file(out / "result.json")
     if meter is not None and found:  # rows with the energy are others than those without
         key = f"{key}-{sha256_file(meter)[:8]}"
     precisions = {one["name"]: str(one["precision"]) for one in pulled.described["candidates"]}

@@ -59,6 +59,12 @@ class EdgeOptions(Options):
         "between. auto does it where the device counts energy or measures power; on also for a meter of your own.",
     )
     energy_seconds: Positive = Field(default=5.0, description="Duration of each measurement of energy.")
+    noise: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compare a model with itself eight times, for at most two seconds each; smaller differences than "
+        "found there are no differences. auto does it at the first use of a device and keeps the result in the store, "
+        "on does it again.",
+    )
     minutes: Positive = Field(default=120.0, description="Longest duration of the whole run on the device.")
     celsius: float | None = Field(
         default=None, gt=0, description="Temperature at which the run ends. The default is the device's own protection."

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import socket
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,6 @@ def described(root: Path = Path("/"), folder: Path = Path()) -> dict[str, Any]:
         "cgroup": {name: text_of(root / "sys/fs/cgroup" / name) for name in ("cpu.max", "memory.max")},
         "disk_free_bytes": shutil.disk_usage(folder).free,
         "packages": versions(),
-        "executable": sys.executable,
     }
 
 

@@ -31,8 +31,9 @@ class Model:
     """
 
     def __init__(self, folder: Path, candidate: Mapping[str, Any], threads: int) -> None:
-        self.axes: dict[str, int] = {**candidate["batch_axis"]}
+        self.axes: dict[str, int] = candidate["batch_axis"]
         path, module = str(folder / candidate["file"]), candidate["module"]
+        opened: tuple[list[str], Run]
         try:
             if module.startswith("tensorrt"):
                 from .plans import in_tensorrt

@@ -54,8 +54,8 @@ def main(arguments: list[str]) -> int:
     random.seed(part["seed"])
     code, raw = 0, out.with_suffix(".npz")
     try:
-        kinds = {"latency": _latency, "accuracy": _accuracy, "cold": _cold, "energy": _energy, "idle": _idle}
-        found, arrays = kinds[part["kind"]](Work(folder, manifest, part))
+        kinds = {"accuracy": _accuracy, "cold": _cold, "energy": _energy, "idle": _idle}
+        found, arrays = kinds.get(part["kind"], _latency)(Work(folder, manifest, part))
         if arrays:  # first the numbers, and then what says that they are there
             import numpy as np
 

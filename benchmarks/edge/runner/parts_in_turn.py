@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="retort_edge", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the results (default: out)")
     parser.add_argument("--check", action="store_true", help="only say whether the run could begin")
+    parser.add_argument("--without", nargs="*", default=[], help="how the names of parts begin that are left out")
     given = parser.parse_args(arguments)
     folder = Path(__file__).resolve().parents[1]
     try:
@@ -51,18 +52,18 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(json.dumps(described(folder=folder)) + "\n")
             return 0
         with locked(given.out):
-            return _alone(folder, given.out)
+            return _alone(folder, given.out, given.without)
     except Refused as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-def _alone(folder: Path, out: Path) -> int:
+def _alone(folder: Path, out: Path, without: list[str]) -> int:
     """Check and run; the state is told from the first moment on, also if the disk is full."""
     state = {"state": "running", "done": 0, "of": 1, "part": "checksums", "why": "", "pid": os.getpid()}
     try:
         write(out / "status.json", state)
-        return Run(folder, checked(folder), out).go()
+        return Run(folder, checked(folder), out, without).go()
     except Refused as error:
         why = str(error)
     except OSError as error:
@@ -147,8 +148,8 @@ def locked(out: Path) -> Iterator[None]:
 class Run:
     """All parts of a manifest, in order; parts, sensors and state are written to ``out``."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], out: Path) -> None:
-        self.folder, self.manifest, self.out = folder, manifest, out
+    def __init__(self, folder: Path, manifest: dict[str, Any], out: Path, without: Sequence[str] = ()) -> None:
+        self.folder, self.manifest, self.out, self.without = folder, manifest, out, tuple(without)
         self.key = sha256(folder / "edge.json")
         self.sensors = Sensors()
         self.sensors.asks_gpu = any(one.get("gpu") for one in manifest["candidates"])
@@ -190,7 +191,9 @@ class Run:
             if cpus and (powered or not part.get("needs_power")):
                 threads = min(part["threads"] or len(cpus), len(cpus))
                 own = {"threads": threads, "cpus": cpus if part["pinned"] else [], "manifest": self.key}
-                found.setdefault(part["name"].format(threads=threads), {**part, **own})
+                name = part["name"].format(threads=threads)
+                if not name.startswith(self.without):
+                    found.setdefault(name, {**part, **own})
         return found
 
     def _do(self, name: str, part: dict[str, Any]) -> int:

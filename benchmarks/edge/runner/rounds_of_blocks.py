@@ -48,12 +48,7 @@ def timed(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> tuple
 
 
 class Rounds:
-    """One timing of several calls.
-
-    Args:
-        opened: opens new sessions and gives the calls by name.
-        part: its ``needed`` are the rounds of an interval; with ``every_slot`` all slots are kept.
-    """
+    """One timing of several calls, which ``opened`` gives by name from new sessions."""
 
     def __init__(self, opened: Callable[[], dict[str, Call]], part: dict[str, Any]) -> None:
         self.opened, self.part = opened, part

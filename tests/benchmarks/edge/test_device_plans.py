@@ -209,7 +209,20 @@ def test_a_plan_and_an_onnx_file_are_measured_in_the_same_blocks(
              ("train", "validation", "test")})  # fmt: skip
     doubling(tmp_path / "net.onnx")
     plan(tmp_path / "engine")
-    quick = ["--seconds", "0.5", "--starts", "1", "--block-ms", "2", "--precision", "0", "--batch-sizes", "2"]
+    quick = [
+        "--seconds",
+        "0.5",
+        "--starts",
+        "1",
+        "--block-ms",
+        "2",
+        "--precision",
+        "0",
+        "--batch-sizes",
+        "2",
+        "--noise",
+        "off",
+    ]
     with pytest.raises(SystemExit) as ended:
         main(["edge", "run", "local", "net.onnx", "engine/model.plan", "--data", "data.npz", *quick, "--python",
               sys.executable, "--json"])  # fmt: skip

@@ -167,7 +167,7 @@ def _run_of(folder: Path, names: list[str], **options: Any) -> Run:
     """A run of candidates with these names, of which nothing is opened."""
     folder.mkdir()
     policy = _policy(EdgeOptions(**{"starts": 1, **options}))
-    candidates = [{"name": name} for name in names]
+    candidates = [{"name": name, "runtime": "ort"} for name in names]
     parts = planned_parts(candidates, policy)
     manifest = {"candidates": candidates, "reference": names[0], "policy": policy, "parts": parts}
     (folder / "edge.json").write_text(json.dumps(manifest))
@@ -200,6 +200,10 @@ def test_parts_are_those_of_the_device(tmp_path: Path) -> None:
     assert all(part["cpus"] == [] for part in run.parts().values() if part["kind"] in ("cold", "accuracy"))
     run.sensors.measures_power = lambda: True  # type: ignore[method-assign]
     assert any(part["kind"] == "energy" for part in run.parts().values())
+    noise = [name for name, part in run.parts().items() if part["kind"] == "noise"]
+    assert len(noise) == 8 * len(counts)
+    run.without = ("noise-ort-all-t1-",)
+    assert [name for name in run.parts() if name.startswith("noise")] == [name for name in noise if "t1-" not in name]
     run.sensors.measures_power = lambda: False  # type: ignore[method-assign]
     assert not any(part["kind"] in ("energy", "idle") for part in run.parts().values())
 

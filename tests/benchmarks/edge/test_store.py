@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from retort.benchmarks.edge.device_comparison import on_both
+from retort.benchmarks.edge.floor import Floor
 from retort.benchmarks.edge.store import COLUMNS, VERSION, Row, Store, newest
 from retort.core.errors import ArtifactError, MissingFileError, StorageError, UserError
 
@@ -37,6 +38,27 @@ def test_a_run_is_stored_once_and_nothing_is_changed(tmp_path: Path) -> None:
     assert len(store.rows()) == 2
     assert newest(store.rows()) == [later]
     assert len(newest([ROW, replace(ROW, run="run3", fingerprint="f2")])) == 2
+
+
+def test_the_noise_of_a_device_is_the_newest_one(tmp_path: Path) -> None:
+    """Rows of noise are added, too; a store without them, of version 2, has none, and gets the table with the next."""
+    path = tmp_path / "edge.db"
+    store = Store(path)
+    assert store.floors() == {}
+    store.add([ROW])
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE floors")
+        connection.execute("PRAGMA user_version = 2")
+    assert store.floors() == {}
+    first = Floor("run1", "2026-12-01T00:00:00", "f1", "ONNX Runtime on the CPU", "all", 1, 0.02, 8, 2.0, 4, "fp32")
+    assert store.add_floors([first, replace(first, threads=4)]) == 2
+    assert store.add_floors([replace(first, value=0.5)]) == 0
+    later = replace(first, run="run2", value=0.01)
+    store.add_floors([later])
+    assert store.floors()["f1", "ONNX Runtime on the CPU", "all", 1] == later
+    assert len(store.floors()) == 2
+    assert later.at(8.0) == pytest.approx(0.005)
+    assert "differs from itself by up to 1.00% (8 comparisons of 2.0 s of fp32" in later.text
 
 
 def test_other_files_are_told_and_stay(tmp_path: Path) -> None:

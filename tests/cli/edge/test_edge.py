@@ -16,10 +16,11 @@ from onnx import helper
 
 from retort.__main__ import main
 from retort.benchmarks.edge import device_run
+from retort.benchmarks.edge.store import Store
 from retort.cli.edge import edge_commands
 from retort.core.artifact import load_artifact
 
-QUICK = ["--seconds", "0.4", "--starts", "1", "--block-ms", "2", "--precision", "0"]
+QUICK = ["--seconds", "0.4", "--starts", "1", "--block-ms", "2", "--precision", "0", "--noise", "off"]
 
 
 @pytest.fixture
@@ -75,6 +76,30 @@ def test_one_command_measures_behind_ssh(
         main(["report", found["files"][0], "--out", "page.html"])
     assert not ended.value.code
     assert "on pi@board" in Path("page.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_noise_of_a_device_is_measured_once(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """At first use a model is compared with itself eight times; the next run takes the result from the store."""
+    given = ["run", "local", *models, "--data", "data.npz", *QUICK[:-2], "--seconds", "1", "--python", sys.executable]
+    assert call(*given, "--json") == 0
+    first = said(capsys)["results"][0]
+    floors = Store(Path("runs/edge.db")).floors()
+    ((_, runtime, cores, threads),) = floors
+    assert (runtime, cores, threads) == ("ONNX Runtime on the CPU", "all", 1)
+    (floor,) = floors.values()
+    assert 5 <= floor.comparisons <= 8
+    assert any("a file differs from itself by up to" in note for note in first["notes"])
+    assert first["stages"][1]["latency"]["1"]["ratio"]["noise_floor"] > 0
+    assert call(*given, "--batch-sizes", "2", "--keep", "--json") == 0
+    second = said(capsys)
+    assert not list(Path(second["files"][0]).parent.glob("noise-*"))
+    assert any("a file differs from itself" in note for note in second["results"][0]["notes"])
+    assert list(Store(Path("runs/edge.db")).floors()) == list(floors)
+    assert call(*given, "--batch-sizes", "4", "--noise", "off", "--json") == 0
+    assert call("table", "--html", "page.html", "--markdown", "page.md") == 0
+    assert "Devices side by side" in Path("page.html").read_text()
+    assert "× \\[" in Path("page.md").read_text()
 
 
 def test_parts_by_hand(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
