@@ -135,7 +135,11 @@ class Driver:
         if size.value > len(self.memory.get(source.value, b"")) or stream.value not in self.streams or not target.value:
             return INVALID
         address, count, block = target.value, size.value, self.memory[source.value]
-        self.streams[stream.value].append(lambda: ctypes.memmove(address, bytes(block[:count]), count) and None)
+
+        def copy() -> None:
+            ctypes.memmove(address, bytes(block[:count]), count)
+
+        self.streams[stream.value].append(copy)
         return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -18,7 +18,6 @@ import numpy as np
 NON_BLOCKING = 1
 
 
-@lru_cache(maxsize=None)
 class Cuda:
     """CUDA's driver in the primary context of the first GPU."""
 
@@ -40,6 +39,9 @@ class Cuda:
         value = kind()
         self.call(name, byref(value), *arguments)
         return value
+
+
+cuda = cache(Cuda)
 
 
 @cache
@@ -87,7 +89,7 @@ class Bound:
     """A context of a plan for one shape of each input, and the memory of its tensors on the GPU."""
 
     def __init__(self, trt: Any, engine: Any, candidate: Mapping[str, Any], feeds: Mapping[str, Any]) -> None:
-        self.trt, self.cuda, self.memory = trt, Cuda(), dict[str, Any]()
+        self.trt, self.cuda, self.memory = trt, cuda(), dict[str, Any]()
         self.stream = self._made("cuStreamDestroy_v2", "cuStreamCreate", c_void_p, c_uint(NON_BLOCKING))
         self.context = taken(trt, engine.create_execution_context(), "a context")
         if engine.num_optimization_profiles:

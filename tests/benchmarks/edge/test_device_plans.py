@@ -72,11 +72,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[strict_gpu.Driver]:
     driver = strict_gpu.Driver()
     monkeypatch.setattr(strict_gpu, "driver", driver)
     monkeypatch.setitem(sys.modules, "tensorrt", strict_gpu)
-    monkeypatch.setattr(plans.ctypes, "CDLL", lambda name: {"libcuda.so.1": driver}[name])
-    for cached in (plans.Cuda, plans.logger):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: {"libcuda.so.1": driver}[name])
+    for cached in (plans.cuda, plans.logger):
         cached.cache_clear()
     yield driver
-    for cached in (plans.Cuda, plans.logger):
+    for cached in (plans.cuda, plans.logger):
         cached.cache_clear()
     gc.collect()
     assert (driver.memory, driver.streams) == ({}, {})
@@ -276,9 +276,9 @@ def test_a_device_without_a_gpu_says_why() -> None:
     from retort.benchmarks.edge.questions import readiness
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readiness.ctypes, "CDLL", lambda name: strict_gpu.Driver())
+        patch.setattr(ctypes, "CDLL", lambda name: strict_gpu.Driver())
         assert readiness.gpu() == {"name": "Double 9000", "compute_capability": "9.0"}
-        patch.setattr(readiness.ctypes, "CDLL", _not_there)
+        patch.setattr(ctypes, "CDLL", _not_there)
         assert readiness.gpu() == {"why": "the device has no NVIDIA driver"}
     assert SIGNATURE.inputs[0].dtype == "float32"
 
