@@ -25,7 +25,7 @@ from ...core.signature import Signature
 from ...core.tensors import Feeds
 from ..timing.candidates import repeat_rows
 from ..timing.latency import LatencyComparison, above_floor
-from . import device_run, preflight
+from . import device_readiness, device_run
 from .device_bundle import DATA, Measured, candidate_of, describe
 from .device_machine import machine_of
 from .device_noise import floor_of
@@ -79,8 +79,8 @@ def description_of(device: Device) -> str:
         LinkLost: it cannot be reached.
         MachineError: it cannot measure.
     """
-    found = preflight.look_alone(device.absolute())
-    preflight.require_ready(device, found)
+    found = device_readiness.look_alone(device.absolute())
+    device_readiness.require_ready(device, found)
     answers = found.answers
     return f"{device.host} ({answers['board'] or answers['machine']}), onnxruntime {answers['onnxruntime']}"
 

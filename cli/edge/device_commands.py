@@ -111,10 +111,10 @@ def doctor(
 
     Example: `retort edge doctor pi@raspberrypi.local`
     """
-    from ...benchmarks.edge import preflight
+    from ...benchmarks.edge import device_readiness
 
     screen = console(json)
-    found = preflight.look_alone(device_of_bundle(host, folder, ssh_option, python, None))
+    found = device_readiness.look_alone(device_of_bundle(host, folder, ssh_option, python, None))
     answers = found.answers
     rows = [
         ("machine", f"{answers['system']} on {answers['machine']}, {answers['libc']}"),

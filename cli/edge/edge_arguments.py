@@ -106,14 +106,14 @@ def with_wheels(options: EdgeOptions, models: Sequence[Artifact], device: Device
         UserError: there are none for it.
         LinkLost: it cannot be reached.
     """
-    from ...benchmarks.edge import preflight
+    from ...benchmarks.edge import device_readiness
     from ...benchmarks.edge.device_runtimes import packages_for
     from ...benchmarks.edge.device_wheels import AUTO, target_of
 
     if options.wheels != AUTO:
         return options
     packages = packages_for(models, options.runtimes)
-    target = target_of(preflight.look_alone(device).answers, packages)
+    target = target_of(device_readiness.look_alone(device).answers, packages)
     if target is None:
         return options.model_copy(update={"wheels": ""})
     named = {"wheels": target.machine, "wheels_python": target.python, "wheels_glibc": target.glibc}
@@ -148,7 +148,7 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
         MachineError: it cannot measure.
         LinkLost: it cannot be reached.
     """
-    from ...benchmarks.edge import device_run, preflight
+    from ...benchmarks.edge import device_readiness, device_run
     from ...benchmarks.edge.device_bundle import DESCRIPTION
     from ...benchmarks.edge.device_wheels import PACKAGES
 
@@ -157,14 +157,14 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
     packages = described.get("packages") or PACKAGES
     size = sum(entry.size_bytes for entry in made.manifest.files.values())
     plans = [one for one in described["candidates"] if "plan" in one]
-    found = preflight.look(device, size, needed, wheels, packages, plans)
+    found = device_readiness.look(device, size, needed, wheels, packages, plans)
     if found.faults and not device.made:  # a part of it may be there already, and it may be measuring
         there = sum(bytes_there for bytes_there, _ in device.present(list(made.manifest.files)).values())
         runs = device_run.status(device)["state"] == "running"
-        found = preflight.look(device, max(0, size - there), 0 if runs else needed, wheels, packages, plans)
+        found = device_readiness.look(device, max(0, size - there), 0 if runs else needed, wheels, packages, plans)
     if found.faults and device.made:
         device_run.leave(device)
-    preflight.require_ready(device, found)
+    device_readiness.require_ready(device, found)
     return device_run.push(device, made.path, screen)
 
 

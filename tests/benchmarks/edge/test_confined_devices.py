@@ -15,8 +15,8 @@ import pytest
 from edge_devices import bundle, dense, run_here
 
 from retort.benchmarks.edge import device_run
+from retort.benchmarks.edge.device_readiness import look, require_ready
 from retort.benchmarks.edge.device_result import results_of
-from retort.benchmarks.edge.preflight import look, require_ready
 from retort.benchmarks.edge.pulled_results import read_results
 from retort.benchmarks.edge.runner.device import available_bytes
 from retort.benchmarks.edge.ssh import Device, device_of

@@ -22,8 +22,8 @@ from trt_plans import SIGNATURE, plan
 
 from retort.__main__ import main
 from retort.benchmarks.edge.device_bundle import write_device_bundle
+from retort.benchmarks.edge.device_readiness import look
 from retort.benchmarks.edge.device_runtimes import misfits_of_plan
-from retort.benchmarks.edge.preflight import look
 from retort.benchmarks.edge.runner import plans
 from retort.benchmarks.edge.runner.models import Model
 from retort.benchmarks.edge.ssh import Device

@@ -18,7 +18,7 @@ from edge_devices import bundle, dense
 from other_servers import free_port
 
 from retort.benchmarks.edge import device_run
-from retort.benchmarks.edge.preflight import look, require_ready
+from retort.benchmarks.edge.device_readiness import look, require_ready
 from retort.benchmarks.edge.pulled_results import read_results
 from retort.benchmarks.edge.ssh import Device, LinkLost, device_of
 from retort.core.artifact import Artifact

@@ -13,8 +13,8 @@ import pytest
 from edge_devices import bundle, dense, fake_ssh
 
 from retort.benchmarks.edge import device_run
+from retort.benchmarks.edge.device_readiness import Readiness, look, require_ready
 from retort.benchmarks.edge.device_wheels import NO_WHEELS
-from retort.benchmarks.edge.preflight import Readiness, look, require_ready
 from retort.benchmarks.edge.pulled_results import read_results
 from retort.benchmarks.edge.ssh import Device, LinkLost, device_of
 from retort.core.artifact import Artifact
