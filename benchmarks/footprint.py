@@ -21,8 +21,8 @@ import numpy as np
 
 from ..core import errors
 from ..core.errors import ArtifactError, MachineError, MissingFileError, RetortError
-from ..core.formats.model_files import files_beside
 from ..core.formats.onnx_graphs import nested
+from ..core.formats.weights_beside import files_beside
 from ..core.session import SessionOptions, open_session
 from ..core.signature import Signature
 from ..core.tensors import BATCH, Array

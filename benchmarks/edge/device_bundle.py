@@ -20,7 +20,7 @@ from ...core.counts import counted
 from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Splits
 from ...core.errors import UserError
-from ...core.formats.model_files import files_beside, model_sha256
+from ...core.formats.weights_beside import files_beside, model_sha256
 from ...core.options.edge_options import EdgeOptions
 from ...core.session import SessionOptions, open_session
 from ...core.signature import Signature

@@ -194,7 +194,7 @@ def _bundled(
     from ...benchmarks.compare_models import by_name
     from ...benchmarks.edge.device_bundle import write_device_bundle
     from ...core.artifact import is_finished, stable_hash
-    from ...core.formats.model_files import model_sha256
+    from ...core.formats.weights_beside import model_sha256
     from ...core.system.owned_folders import claim
 
     named = by_name([load_artifact(path) for path in models])

@@ -20,7 +20,7 @@ from retort.benchmarks.edge.pulled_results import read_results
 from retort.benchmarks.edge.runner.models import Model
 from retort.core.artifact import Artifact, load_artifact
 from retort.core.errors import ArtifactError, UserError
-from retort.core.formats.model_files import model_sha256
+from retort.core.formats.weights_beside import model_sha256
 from retort.core.options.edge_options import EdgeRuntime
 from retort.core.session import open_session
 
