@@ -115,6 +115,10 @@ def capture(
     hf: Annotated[Path | None, typer.Option(help="Directory written by the save_pretrained of transformers.")] = None,
     task: Annotated[str | None, typer.Option(help="Task of the --hf model, such as text-classification.")] = None,
     weights: Annotated[str | None, typer.Option(help=ModelSpec.model_fields["weights"].description)] = None,
+    weights_fit: Annotated[str, typer.Option(help=ModelSpec.model_fields["weights_fit"].description)] = "all",
+    weights_name: Annotated[
+        list[str], typer.Option(help="Other names of the file's weights, as PATTERN=NEW, such as encoder.*=backbone.*.")
+    ] = [],  # noqa: B006
     fix: Annotated[
         list[str], typer.Option(help="Value of an input of an .onnx file that becomes a constant, such as sr=16000.")
     ] = [],  # noqa: B006
@@ -134,12 +138,21 @@ def capture(
     """
     screen = console(json)
     model = _one_model(model, hf)
-    spec = ModelSpec(source=model, weights=weights, args={"task": task} if task else {})
+    given = {"source": model, "weights": weights, "args": {"task": task} if task else {}, "weights_fit": weights_fit}
+    given["weights_names"] = dict(_two_names(item) for item in weights_name)
+    spec = build_options(ModelSpec, given, [])
     options = build_options(CaptureOptions, {}, [*set_, *(f"fixed.{item}" for item in fix)])
     context = context_of(data, data_arg, "classification", "cpu", seed, screen, needed="all" if data else "nothing")
     place = place_of("capture", options, spec, context, out, force)
     made = find_finished(place, console=screen) or stages.capture(options, spec, place, context)
     describe.print_artifact(made, screen)
+
+
+def _two_names(item: str) -> tuple[str, str]:
+    pattern, separator, new = item.partition("=")
+    if not separator:
+        raise UserError(f"--weights-name {item} has no `=`", "give PATTERN=NEW, such as encoder.*=backbone.*")
+    return pattern, new
 
 
 def _one_model(model: str, hf: Path | None) -> str:

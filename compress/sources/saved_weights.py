@@ -25,6 +25,7 @@ from torch import nn
 from ...core.data.references import KEY_SEPARATOR, file_and_key
 from ...core.errors import ArtifactError, MissingFileError, ModelError
 from ...core.options.recipe import nearest
+from .matching_weights import fitting, load_matching, renamed
 
 PREFERRED = ("state_dict", "model_state_dict", "model", "net", "module", "params")
 """Keys under which a trainer stores the trained model itself, not an average of it or another network."""
@@ -82,13 +83,17 @@ class Found:
         return ".".join(part for part in (self.where, self.prefix.removesuffix(".")) if part)
 
 
-def load_weights(model: nn.Module, path: Path) -> list[str]:
+def load_weights(
+    model: nn.Module, path: Path, *, matching: bool = False, names: Mapping[str, str] | None = None
+) -> list[str]:
     """Load a ``.safetensors`` file, or a checkpoint read with ``weights_only=True``, into a model.
 
     Args:
         model: gets the weights; it stays as it is if they do not fit.
         path: the file; behind ``#`` may stand the keys that lead to the state dict, and the prefix of its names:
             ``last.ckpt#ema.state_dict``, ``last.ckpt#state_dict.teacher``, ``last.ckpt#teacher``.
+        matching: load only the weights whose names and shapes are those of the model; the others stay as they are.
+        names: other names of the file's weights by pattern, as in :func:`renamed`.
 
     Returns:
         Notes for the user: where in the file the weights were found, and what was not used.
@@ -102,11 +107,15 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     if not file.is_file():
         raise MissingFileError(f"no such weights: {file}", "check the path of `weights`")
     content = _read(file)
-    found = [option for where, state in _state_dicts(content) for option in _options(model, where, state)]
+    states = ((where, renamed(state, names or {})) for where, state in _state_dicts(content))
+    found = [option for where, state in states for option in _options(model, where, state)]
     tries = [item for item in found if wanted in ("", item.where, item.label, item.prefix.removesuffix("."))]
     if not tries:
         raise _nothing(file, wanted, content, found)
     fits = [option for option in tries if _fits(model, option.state)]
+    if matching and not fits:
+        best = max(tries, key=lambda option: len(fitting(model, option.state)))
+        return [*_notes(best, []), *load_matching(model, best.state, file)]
     chosen = _chosen(fits, file) if fits else None
     if chosen is None:
         raise _misfit(model, file, tries)

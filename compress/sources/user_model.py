@@ -28,6 +28,7 @@ from ..graph.rows import moved_samples
 from ..onnx_import import import_onnx
 from ..program import NOTES, Program, load_program, store
 from .huggingface import class_names, example_of, free_axes, is_pretrained, load_pretrained
+from .new_head import replace_head
 from .saved_weights import OTHERS, load_weights
 
 CHECKED_ROWS = 4
@@ -50,7 +51,8 @@ def load_model(spec: ModelSpec, base: Path, seed: int = 0, console: Console = SI
     if not isinstance(model, nn.Module):
         raise ModelError(f"'{spec.source}' returned {with_article(type(model).__name__)}", "return a torch.nn.Module")
     if spec.weights:
-        for note in load_weights(model, base / spec.weights):
+        matching = spec.weights_fit == "matching"
+        for note in load_weights(model, base / spec.weights, matching=matching, names=spec.weights_names):
             console.warn(note) if note.startswith(OTHERS) else console.say(f"            {note}")
     return model
 
@@ -168,6 +170,8 @@ def capture(options: CaptureOptions, parent: ModelSpec, place: Place, context: C
     """
     context.console.stage("capture", parent.source)
     program = capture_source(parent, context, options)
+    if options.classes is not None:
+        context.console.say(f"            {replace_head(program, options.classes, context.seed)}")
     _name_classes(program, context)
     _read_processor(program, parent, context)
     for hint in _fixed_lengths(program, parent, context.data):

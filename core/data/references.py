@@ -14,6 +14,7 @@ from typing import Any
 from ..artifact import sha256_file, stable_hash
 from ..errors import RetortError, UserError
 from ..options.recipe import nearest
+from .torch_hub import hub_folder, hub_identity, hub_model, is_hub
 
 _IMPORTED: dict[str, str] = {}
 KEY_SEPARATOR = "#"
@@ -33,11 +34,14 @@ def importable(*folders: Path) -> Iterator[None]:
 
 
 def resolve(reference: str, base: Path) -> Callable[..., Any]:
-    """Import ``package.module:name``, also from ``base`` and from the current folder.
+    """Import ``package.module:name``, also from ``base`` and from the current folder, or a model of PyTorch Hub.
 
     Raises:
+        MissingFileError: the repository of PyTorch Hub is not on this machine.
         UserError: the module cannot be imported, or has no such callable; the message suggests the closest name.
     """
+    if is_hub(reference):
+        return hub_model(reference)
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise UserError(
@@ -87,9 +91,10 @@ def call(reference: str, args: Mapping[str, Any], base: Path, what: str, kind: t
     except RetortError:
         raise
     except Exception as error:  # the user's function may raise anything
-        raise kind(
-            f"the {what} '{reference}' raised {type(error).__name__}: {error}", f"fix the error in {place(error)}"
-        ) from error
+        remedy = f"fix the error in {place(error)}"
+        if is_hub(reference) and isinstance(error, OSError):  # its weights are downloaded by the function itself
+            remedy = f"copy its weights to {hub_folder() / 'checkpoints'}, or load none in `args` and give `weights`"
+        raise kind(f"the {what} '{reference}' raised {type(error).__name__}: {error}", remedy) from error
 
 
 def _forget_stale(module_name: str) -> None:
@@ -142,6 +147,8 @@ def source_identity(reference: str, base: Path) -> str:
 
     The module is located but not imported, so that a run which reuses all artifacts loads no heavy package.
     """
+    if is_hub(reference):
+        return hub_identity(reference)
     path, key = file_and_key(base / reference)
     if path.is_file():
         return sha256_file(path) + f"{KEY_SEPARATOR}{key}" * bool(key)

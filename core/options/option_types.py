@@ -25,7 +25,9 @@ Normalization = Literal["auto", "none", "mean", "max", "sum", "standard", "root_
 
 
 def from_string(value: Any) -> Any:
-    """Turn a plain source such as ``digits`` into the mapping ``{source: digits}``."""
+    """Turn a plain source such as ``digits`` into ``{source: digits}``, and ``{hub: X}`` into ``{source: hub:X}``."""
+    if isinstance(value, Mapping) and isinstance(value.get("hub"), str) and "source" not in value:
+        return {**{key: item for key, item in value.items() if key != "hub"}, "source": f"hub:{value['hub']}"}
     return {"source": value} if isinstance(value, str) else value
 
 

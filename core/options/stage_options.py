@@ -67,6 +67,11 @@ class CaptureOptions(Options):
         description="Values of inputs of an .onnx file that become constants, such as `{sr: 16000}`, so that the "
         "branches that they choose are decided.",
     )
+    classes: Count | None = Field(
+        default=None,
+        description="Number of classes of a new, untrained last layer, for fine-tuning on other classes. The default "
+        "keeps the model's own.",
+    )
 
 
 class ExportOptions(Options):

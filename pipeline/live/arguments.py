@@ -248,6 +248,9 @@ class CaptureArguments(TypedDict, total=False):
     dynamic: Mapping[str, Mapping[int, str]]
     batch_axis: Mapping[str, int]
     fixed: Nested
+    classes: int | None
     output_names: Names | None
     weights: str | None
+    weights_fit: Literal["all", "matching"]
+    weights_names: Mapping[str, str]
     args: Nested

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from inspect import signature
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,12 @@ class CaptureRequest(CaptureOptions):
         description="One name per output of an nn.Module. The default is `output`, or the model's own names.",
     )
     weights: str | None = Field(default=None, description=ModelSpec.model_fields["weights"].description)
+    weights_fit: Literal["all", "matching"] = Field(
+        default="all", description=ModelSpec.model_fields["weights_fit"].description
+    )
+    weights_names: dict[str, str] = Field(
+        default_factory=dict, description=ModelSpec.model_fields["weights_names"].description
+    )
     args: dict[str, Any] = Field(default_factory=dict, description=ModelSpec.model_fields["args"].description)
 
 
@@ -73,6 +79,10 @@ def capture_module(model: nn.Module, example: Any, request: CaptureRequest, work
     from ...compress.program import NOTES
     from ...compress.sources.huggingface import class_names
 
+    if request.classes is not None:
+        from ...compress.sources.new_head import replace_head
+
+        replace_head(captured, request.classes)
     captured.signature = captured.signature.naming(class_names(model) or names_of_classes(example))
     if isinstance(example, Splits):
         captured.signature = completed(captured.signature, example)
@@ -183,8 +193,9 @@ def capture_source(
         raise MissingFileError(f"no such model: {source}", "check the path")
     if data is None and ":" in source:
         raise DataError(f"{source} needs data, because capture needs example inputs", "capture(source, data='digits')")
-    spec = ModelSpec(source=source, weights=request.weights, args=request.args)
-    options = CaptureOptions(dynamic=request.dynamic, batch_axis=request.batch_axis, fixed=request.fixed)
+    given = {name: getattr(request, name) for name in ModelSpec.model_fields if name != "source"}
+    spec = ModelSpec(source=source, **given)
+    options = CaptureOptions(**{name: getattr(request, name) for name in CaptureOptions.model_fields})
     context = Context(data, seed=seed, console=console)  # type: ignore[arg-type]  # a folder needs no data
     place = workspace.place("capture", key_of("capture", options, [spec], context))
     made: Artifact = finished(place, console) or stages.capture(options, spec, place, context)
