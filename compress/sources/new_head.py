@@ -111,5 +111,5 @@ def _require_classes(program: Program, spec: TensorSpec, classes: int) -> None:
         ) from error
     if classes not in shape[1:]:
         raise ModelError(
-            f"the new head gives {list(shape)}, without {classes} classes", "replace the head in your code"
+            f"the new head gives {list(shape)}, without {counted(classes, 'class')}", "replace the head in your code"
         )
