@@ -109,17 +109,10 @@ def class_entry(found: ClassAccuracy) -> ClassEntry:
 
 def latency_entry(candidate: CandidateLatency) -> LatencyEntry:
     """One candidate of a comparison; times are rounded to seven digits."""
-    percentiles = tuple(
-        PercentileEntry(
-            percentile=item.percentile, value_ms=item.value, low_ms=item.low, high_ms=item.high, n=item.n,
-            needed=item.needed, dependence=item.dependence,
-        )
-        for item in candidate.percentiles
-    )  # fmt: skip
     return LatencyEntry(
         median_ms=Spread.of(candidate.median_ms),
         wall_ms=Spread.of(candidate.wall_ms),
-        percentiles=percentiles,
+        percentiles=tuple(map(PercentileEntry.of, candidate.percentiles)),
         mean_ms=candidate.mean_ms,
         rows_per_second=candidate.rows_per_second,
         ratio=None if candidate.ratio is None else RatioEntry.of_ratio(candidate.ratio),

@@ -10,6 +10,7 @@ from ..core.metrics.ratio import ClockName
 from .device_entries import SensorSeries
 from .raw_times import RawTimes
 from .spreads import Entry, RatioEntry, Spread
+from .timing.statistics import Percentile
 
 
 class PercentileEntry(Entry):
@@ -22,6 +23,19 @@ class PercentileEntry(Entry):
     n: int
     needed: int
     dependence: float = Field(default=1, ge=1, description="neighbouring samples that say as much as one")
+
+    @staticmethod
+    def of(found: Percentile) -> PercentileEntry:
+        """A percentile in milliseconds as JSON-ready values."""
+        return PercentileEntry(
+            percentile=found.percentile,
+            value_ms=found.value,
+            low_ms=found.low,
+            high_ms=found.high,
+            n=found.n,
+            needed=found.needed,
+            dependence=found.dependence,
+        )
 
 
 class SpikesEntry(Entry):

@@ -175,16 +175,7 @@ def _percentile(report: Report, q: float) -> PercentileEntry:
     if report.times_ms is None:  # trtexec reports a nearest rank without an interval and without the number of runs
         value = report.latency.get(f"{q:g}", report.latency["median"] if q == 50 else None)
         return PercentileEntry(percentile=q, value_ms=value, low_ms=None, high_ms=None, n=0, needed=samples_needed(q))
-    found = percentile_interval(report.times_ms, q)
-    return PercentileEntry(
-        percentile=q,
-        value_ms=found.value,
-        low_ms=found.low,
-        high_ms=found.high,
-        n=found.n,
-        needed=found.needed,
-        dependence=found.dependence,
-    )
+    return PercentileEntry.of(percentile_interval(report.times_ms, q))
 
 
 def _run(report: Report, batch: int) -> LatencyRun:

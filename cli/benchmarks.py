@@ -61,7 +61,7 @@ def _reported_load(source: Path, out: Path, force: bool, screen: Console) -> lis
     from ..benchmarks.load_report.load_files import claim_load, write_load_result
     from ..benchmarks.load_report.load_table import print_load
     from ..benchmarks.scenarios.load_result import read_load
-    from ..benchmarks.scenarios.load_validation import LoadRecomputation
+    from ..benchmarks.validation.load_recomputation import LoadRecomputation
 
     claim_load(out, force)
     result = read_load(source)

@@ -18,11 +18,11 @@ from retort.benchmarks.scenarios.load_result import (
     TrialEntry,
     WindowEntry,
 )
-from retort.benchmarks.scenarios.load_validation import rebuilt
 from retort.benchmarks.scenarios.query_loops import Served
 from retort.benchmarks.scenarios.sweep import pareto_marked
 from retort.benchmarks.spreads import Spread
 from retort.benchmarks.timing.statistics import median_interval
+from retort.benchmarks.validation.load_recomputation import rebuilt
 
 NAMES = ("fp32", "int8")
 

@@ -40,12 +40,12 @@ def write_load_result(result: LoadResult, path: Path, faults: Sequence[str] = ()
         StorageError: the disk is full or not writable.
     """
     require_form(path)
-    if path.suffix == ".json":
-        write_load(result, path)
-    elif path.suffix == ".md":
-        write_load_markdown(result, path, faults)
-    else:
-        write_load_page(result, path, faults)
+    forms = {
+        ".json": lambda: write_load(result, path),
+        ".md": lambda: write_load_markdown(result, path, faults),
+        ".html": lambda: write_load_page(result, path, faults),
+    }
+    forms[path.suffix]()
 
 
 def is_load(path: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ...core.errors import ArtifactError, MissingFileError
+from ...core.errors import ArtifactError
 from ...core.options.value_faults import faults_in
 from ...core.system.atomic_files import write_atomically
 from ..result import PercentileEntry
-from ..schema_versions import raise_if_newer
+from ..schema_versions import read_schema
 from ..spreads import Entry
 from ..timing.statistics import percentile_interval, samples_needed
 
@@ -108,21 +107,14 @@ def packed(content: bytes) -> str:
 def of_times(values: Sequence[Number], unit: str, per_second: float | None = None) -> Summary:
     """The summary of single times, whose percentiles have intervals."""
     times = np.asarray(values, np.float64) * MS[unit]
-    found = [percentile_interval(times, percent) for percent in PERCENTILES]
     return Summary(
         n=len(times),
         mean_ms=float(times.mean()),
         low_ms=float(times.min()),
         high_ms=float(times.max()),
-        percentiles=tuple(
-            PercentileEntry(
-                percentile=one.percentile, value_ms=one.value, low_ms=one.low, high_ms=one.high, n=one.n,
-                needed=one.needed, dependence=one.dependence,
-            )
-            for one in found
-        ),
+        percentiles=tuple(PercentileEntry.of(percentile_interval(times, percent)) for percent in PERCENTILES),
         per_second=per_second,
-    )  # fmt: skip
+    )
 
 
 def told(percent: float, value_ms: float, n: int | None) -> PercentileEntry:
@@ -149,16 +141,7 @@ def read_peer(path: Path) -> PeerResult:
         MissingFileError: the file does not exist.
         ArtifactError: it is no imported result, or was altered.
     """
-    if not path.is_file():
-        raise MissingFileError(f"no such result: {path}", "import it with `retort bench import`")
-    try:
-        raw: Any = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path.name} is not JSON: {error}", "import the peer's file again") from error
-    raise_if_newer(raw, path.name, PEER_SCHEMA)
-    if not isinstance(raw, dict) or raw.get("schema") != PEER_SCHEMA:
-        remedy = "give a file of `retort bench import`"
-        raise ArtifactError(f"{path.name} is no imported result ({PEER_SCHEMA})", remedy)
+    raw = read_schema(path, PEER_SCHEMA, "imported result", "retort bench import")
     if faults := peer_faults(raw):
         raise ArtifactError(f"{path.name}: {'; '.join(faults)}", "import the peer's file again")
     return PeerResult.model_validate(raw)

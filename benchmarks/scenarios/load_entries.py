@@ -81,16 +81,7 @@ def _window_entry(window: Window) -> WindowEntry:
 
 def percentile_entry(times_ms: Floats, percent: float) -> PercentileEntry:
     """A percentile with its interval; null if there are too few times."""
-    found = percentile_interval(times_ms, percent)
-    return PercentileEntry(
-        percentile=percent,
-        value_ms=found.value,
-        low_ms=found.low,
-        high_ms=found.high,
-        n=found.n,
-        needed=found.needed,
-        dependence=found.dependence,
-    )
+    return PercentileEntry.of(percentile_interval(times_ms, percent))
 
 
 def joined(arrays: Sequence[Floats]) -> Floats:

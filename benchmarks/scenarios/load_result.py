@@ -6,20 +6,19 @@ can be computed again.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from ...core.errors import ArtifactError, MissingFileError
+from ...core.errors import ArtifactError
 from ...core.metrics.intervals import Floats
 from ...core.options.value_faults import faults_in
 from ...core.system.atomic_files import write_atomically
 from ..raw_times import decoded, encoded
 from ..result import PercentileEntry
-from ..schema_versions import raise_if_newer
+from ..schema_versions import read_schema
 from ..spreads import Entry, RatioEntry, Spread
 
 LOAD_SCHEMA: Literal["retort.load/1"] = "retort.load/1"
@@ -196,15 +195,7 @@ def read_load(path: Path) -> LoadResult:
         MissingFileError: the file does not exist.
         ArtifactError: it is not a result of a load, or was altered; the message lists every fault.
     """
-    if not path.is_file():
-        raise MissingFileError(f"no such result: {path}", "measure with `retort bench load`")
-    try:
-        raw = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path.name} is not JSON: {error}", "measure again with `retort bench load`") from error
-    raise_if_newer(raw, path.name, LOAD_SCHEMA)
-    if not isinstance(raw, dict) or raw.get("schema") != LOAD_SCHEMA:
-        raise ArtifactError(f"{path.name} is no result of a load ({LOAD_SCHEMA})", "give a file of `retort bench load`")
+    raw = read_schema(path, LOAD_SCHEMA, "result of a load", "retort bench load")
     faults = load_faults(raw)
     if faults:
         raise ArtifactError(f"{path.name} does not follow {LOAD_SCHEMA}: {'; '.join(faults)}", "measure again")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ...core.counts import counted
 from ...core.errors import RetortError
 from ...core.metrics.task_metrics import higher_is_better
 from ..build_result import latency_entry
 from ..result import LatencyEntry, LatencyRun, Result, StageEntry
 from ..timing.latency import summary
 from ..timing.method import method
+from .recomputed import Recomputed, equal, leaves, shown
 from .stored_rounds import StoredRounds
 
 CLOSE = 1e-5
@@ -43,19 +42,11 @@ PLAIN = {
 }  # fmt: skip
 
 
-class Recomputation:
-    """What was computed again.
-
-    Attributes:
-        faults: figures that do not follow from what the result keeps, each with its key path.
-        figures: number of figures that were computed again.
-        notes: what could not be computed again, and why.
-    """
+class Recomputation(Recomputed):
+    """The figures of a result, computed again from its raw times, rounds, sizes and metrics."""
 
     def __init__(self, result: Result) -> None:
-        self.faults: list[str] = []
-        self.notes: list[str] = []
-        self.figures = 0
+        super().__init__()
         for run in result.runs:
             self._times(result, run)
         for index, stage in enumerate(result.stages):
@@ -100,7 +91,7 @@ class Recomputation:
                     values["ratio"].update({} if stored.in_time else {"wall": None})
             where = f"stages.{index}.latency.{run.batch}"
             for key in keys:
-                for path, one, other in _leaves(key, said[key], again[key]):
+                for path, one, other in leaves(key, said[key], again[key]):
                     if path.startswith("percentiles") and keys == LASTING and not _lasts(path, one, other):
                         continue
                     self._same(f"{where}.{path}", PLAIN.get(path, path), f"'{name}' at batch {run.batch}", one, other)
@@ -108,9 +99,9 @@ class Recomputation:
     def _same(self, where: str, what: str, whose: str, said: Any, found: Any, source: str = "raw times") -> None:
         self.figures += 1
         relative, absolute = next((LOOSE[part] for part in where.split(".") if part in LOOSE), (CLOSE, 1e-9))
-        if not _equal(said, found, relative, absolute):
+        if not equal(said, found, relative, absolute):
             unit = " ms" if "_ms" in where else ""
-            told, gives = (f"{_shown(value)}{'' if value is None else unit}" for value in (said, found))
+            told, gives = (f"{shown(value)}{'' if value is None else unit}" for value in (said, found))
             self.faults.append(f"{where}: {what} of {whose} says {told}; its {source} give {gives}")
 
     def _by_itself(self, where: str, whose: str, entry: LatencyEntry) -> None:
@@ -138,8 +129,8 @@ class Recomputation:
     def _within(self, where: str, what: str, said: float | None, low: float, high: float) -> None:
         self.figures += 1
         if said is not None and not low * (1 - CLOSE) <= said <= high * (1 + CLOSE):
-            span = f"{_shown(low)} to {_shown(high)}"
-            self.faults.append(f"{where}: {what} says {_shown(said)}; its rounds allow {span}")
+            span = f"{shown(low)} to {shown(high)}"
+            self.faults.append(f"{where}: {what} says {shown(said)}; its rounds allow {span}")
 
     def _accuracy(self, result: Result, index: int, stage: StageEntry) -> None:
         """A loss is the difference of two metrics, and the accuracy is that of the classes together."""
@@ -172,27 +163,3 @@ class Recomputation:
 def _lasts(path: str, said: Any, found: Any) -> bool:
     """Whether a figure of a percentile depends on nothing but the readings: its interval depends on the statistics."""
     return None not in (said, found) and not path.endswith(("low_ms", "high_ms", "needed", "dependence"))
-
-
-def _leaves(path: str, said: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Both values of each figure, with the path to it."""
-    if isinstance(said, dict) and isinstance(found, dict):
-        for key in said:
-            yield from _leaves(f"{path}.{key}", said[key], found.get(key))
-    elif isinstance(said, list | tuple) and isinstance(found, list | tuple) and len(said) == len(found):
-        for index, (one, other) in enumerate(zip(said, found, strict=True)):
-            yield from _leaves(f"{path}.{index}", one, other)
-    else:
-        yield path, said, found
-
-
-def _equal(said: Any, found: Any, relative: float, absolute: float) -> bool:
-    if isinstance(said, float | int) and isinstance(found, float | int):
-        return math.isclose(said, found, rel_tol=relative, abs_tol=absolute)
-    return bool(said == found)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return counted(len(value), "value")
-    return "nothing" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)

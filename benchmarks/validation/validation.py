@@ -15,9 +15,9 @@ from ..edge.runner import SCHEMA as DEVICE_SCHEMA
 from ..peers.peer_result import PEER_SCHEMA, peer_faults
 from ..result import SCHEMA, Result, validate
 from ..scenarios.load_result import LOAD_SCHEMA, LoadResult, load_faults
-from ..scenarios.load_validation import LoadRecomputation
 from ..schema_versions import raise_if_newer
 from .device_schema import device_faults
+from .load_recomputation import LoadRecomputation
 from .recomputation import Recomputation
 
 _GIVE = "give the .json file that `retort bench` or `retort edge` wrote"

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ...core.errors import RetortError
+from ..scenarios.load_entries import window_figures, with_ratios
+from ..scenarios.load_result import ColdEntry, LoadEntry, LoadResult, WindowEntry
+from ..scenarios.load_state import state_of
+from ..scenarios.query_loops import Served
+from ..scenarios.sustain import by_last_minute
+from ..scenarios.sweep import pareto_marked
+from ..scenarios.windows import Window
 from ..spreads import Spread
 from ..timing.statistics import median_interval
-from .load_entries import window_figures, with_ratios
-from .load_result import ColdEntry, LoadEntry, LoadResult, WindowEntry
-from .load_state import state_of
-from .query_loops import Served
-from .sustain import by_last_minute
-from .sweep import pareto_marked
-from .windows import Window
+from .recomputed import Recomputed, equal, leaves, shown
 
 CLOSE = 1e-6
 """Relative difference of two figures that are the same."""
 STEPS = ("import_ms", "load_ms", "first_ms", "steady_ms")
 
 
-class LoadRecomputation:
-    """What was computed again.
-
-    Attributes:
-        faults: figures that do not follow from what the result keeps, each with its key path.
-        figures: number of figures that were computed again.
-        notes: what could not be computed again, and why.
-    """
+class LoadRecomputation(Recomputed):
+    """The figures of a measurement under load, computed again from its latencies, windows and starts."""
 
     def __init__(self, result: LoadResult) -> None:
-        self.faults: list[str] = []
-        self.notes: list[str] = []
-        self.figures = 0
+        super().__init__()
         self._confidence = float(result.options.get("confidence", 0.95))
         self._seed = int(result.options.get("seed", 0))
         windows: dict[str, list[Window]] = {}
@@ -104,10 +96,10 @@ class LoadRecomputation:
                     self._same(f"{where}.cold.{place}.{step}", _step(cold, step), found)
 
     def _same(self, where: str, said: Any, found: Any) -> None:
-        for path, one, other in _leaves(where, _plain(said), _plain(found)):
+        for path, one, other in leaves(where, _plain(said), _plain(found)):
             self.figures += 1
-            if not _equal(one, other):
-                self.faults.append(f"{path} says {_shown(one)}; what the result keeps gives {_shown(other)}")
+            if not equal(one, other, CLOSE, 1e-9):
+                self.faults.append(f"{path} says {shown(one)}; what the result keeps gives {shown(other)}")
 
 
 def _step(cold: ColdEntry, step: str) -> Spread:
@@ -135,24 +127,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     return value.model_dump() if hasattr(value, "model_dump") else value
-
-
-def _leaves(where: str, said: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(said, dict) and isinstance(found, dict):
-        for key in said:
-            yield from _leaves(f"{where}.{key}", said[key], found.get(key))
-    elif isinstance(said, list) and isinstance(found, list) and len(said) == len(found):
-        for index, (one, other) in enumerate(zip(said, found, strict=True)):
-            yield from _leaves(f"{where}.{index}", one, other)
-    else:
-        yield where, said, found
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=CLOSE, abs_tol=1e-9)
-    return bool(one == other)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)[:60]
