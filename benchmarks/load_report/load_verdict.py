@@ -175,12 +175,13 @@ def _sustained(result: LoadResult, best: LoadEntry) -> list[str]:
     first, last = best.first_minute_ms, best.last_minute_ms
     if first is None or last is None:
         return _stream(result.model_copy(update={"measurement": "single-stream"}), best)
-    change = f"{digits(last / first)}× the {time_text(first)} of its first minute"
-    said = [f"“{best.name}” takes {time_text(last)} in its last minute, {change}."]
+    part = "minute" if float(result.options.get("minutes", 3)) >= 3 else "third"  # of a shorter one, see `sustain`
+    change = f"{digits(last / first)}× the {time_text(first)} of its first {part}"
+    said = [f"“{best.name}” takes {time_text(last)} in its last {part}, {change}."]
     others = [one for one in result.candidates if one is not best and one.last_minute_ms is not None]
     if others:
         told = [f"“{one.name}” {time_text(one.last_minute_ms)}" for one in others[:6]]
-        said.append(f"The others in their last minute: {listed(told)}.")
+        said.append(f"The others in their last {part}: {listed(told)}.")
     return said + _refused(result)
 
 

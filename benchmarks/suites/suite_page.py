@@ -25,9 +25,13 @@ JSON_NAME = "page.json"
 MARKDOWN_NAME = str(Path(JSON_NAME).with_suffix(".md"))
 NAMES = ("name", "stage", "net", "network", "model", "layer", "case", "method", "what", "suite")
 """Keys whose text names an entry of a list."""
-LEFT_OUT = {"machine", "env", "tool", "command", "id", "started", "pid", "fingerprint", "samples"}
+LEFT_OUT = {
+    "machine", "env", "tool", "command", "id", "started", "pid", "fingerprint", "samples", "noise", "spikes", "drift",
+}  # fmt: skip
 """Parts of a result that are not figures."""
-ACCOMPANYING = {"low", "high", "confidence", "rounds", "seconds", "p_value"}
+ACCOMPANYING = {
+    "low", "high", "low_ms", "high_ms", "confidence", "rounds", "seconds", "p_value", "n", "needed", "dependence",
+}  # fmt: skip
 """Figures that say something about another one, and are not compared."""
 _INTERVAL = re.compile(r" \[[^\]]*\]")
 _LEADING = re.compile(r"[-−]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
@@ -185,7 +189,7 @@ def changes(before: SuitePage, after: SuitePage, least: float) -> tuple[list[lis
                 continue
             then, now = other.figures[name], suite.figures[name]
             size = _change(then, now)
-            if size >= least and _apart(other.figures, suite.figures, name.removesuffix("value")):
+            if size >= least and _apart(other.figures, suite.figures, name):
                 shown = f"{100 * (now / then - 1):+.1f} %" if then else "–"
                 rows.append((size, [suite.name, name, f"{then:.6g}", f"{now:.6g}", shown]))
             else:
@@ -199,13 +203,14 @@ def changes(before: SuitePage, after: SuitePage, least: float) -> tuple[list[lis
     return [row for _, row in rows], notes
 
 
-def _apart(before: Mapping[str, float], after: Mapping[str, float], of: str) -> bool:
-    """Whether the intervals of a value do not overlap; true for a value without intervals.
+def _apart(before: Mapping[str, float], after: Mapping[str, float], name: str) -> bool:
+    """Whether the intervals of a figure do not overlap; true for one without intervals.
 
     Args:
-        of: the path of the value, up to its last dot.
+        name: the path of the figure, whose interval stands beside it as ``low`` and ``high``, with its unit.
     """
-    ends = [page.get(f"{of}{end}") for page in (before, after) for end in ("low", "high")]
+    where, _, last = name.rpartition("value")
+    ends = [page.get(f"{where}{end}{last}") for page in (before, after) for end in ("low", "high")]
     low, high, other_low, other_high = ends
     if low is None or high is None or other_low is None or other_high is None:
         return True

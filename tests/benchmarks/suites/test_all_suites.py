@@ -75,12 +75,14 @@ def test_changes_within_intervals_are_not_told() -> None:
 
     def page(value: float, low: float, high: float) -> SuitePage:
         figures = {"a.value": value, "a.low": low, "a.high": high, "a.rounds": value}
+        figures |= {"p.value_ms": value, "p.low_ms": low, "p.high_ms": high, "p.needed": value, "p.dependence": value}
         entry = SuiteEntry(name="s", command="c", status="finished", seconds=1, figures=figures)
         return SuitePage(kind="short", started="", tool={}, env={}, suites=(entry,))
 
     before = page(1.0, 0.9, 1.3)
     assert changes(before, page(1.2, 1.1, 1.4), 0.05)[0] == []
-    assert [row[1] for row in changes(before, page(2.0, 1.8, 2.2), 0.05)[0]] == ["a.value"]
+    assert [row[1] for row in changes(before, page(2.0, 1.8, 2.2), 0.05)[0]] == ["a.value", "p.value_ms"]
+    assert dict(flattened({"ms": 2.0, "noise": {"drift_percent": 3.0}, "spikes": {"count": 4}})) == {"ms": 2.0}
 
 
 def test_what_is_not_a_page_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
