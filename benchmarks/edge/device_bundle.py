@@ -19,7 +19,7 @@ from ...core.context import Place
 from ...core.counts import counted
 from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Splits
-from ...core.errors import UserError
+from ...core.errors import DataError, UserError
 from ...core.formats.weights_beside import files_beside, model_sha256
 from ...core.options.edge_options import EdgeOptions
 from ...core.session import SessionOptions, open_session
@@ -218,8 +218,27 @@ def _samples(folder: Path, model: Measured, splits: Splits, most: int) -> tuple[
         inputs[name] = f"{DATA}/input-{index}.npy"
         np.save(folder / inputs[name], np.ascontiguousarray(array, checked[name].dtype))
     if targets is not None:
+        _require_classes(np.asarray(targets), model)
         np.save(folder / f"{DATA}/targets.npy", np.asarray(targets))
     return {"inputs": inputs, "targets": None if targets is None else f"{DATA}/targets.npy", "rows": rows}, feeds
+
+
+def _require_classes(targets: Array, model: Measured) -> None:
+    """Refuse classes that the scores of a model do not have, which would be told only after the measurement.
+
+    Raises:
+        DataError: there is one.
+    """
+    spec = next((one for one in model.signature.outputs if one.dtype.startswith("float")), None)
+    if spec is None or len(spec.shape) != 2 or targets.ndim != 1 or targets.dtype.kind not in "iu":
+        return
+    classes = spec.shape[1]
+    if isinstance(classes, int) and classes > 1 and targets.size and not 0 <= targets.min() <= targets.max() < classes:
+        bad = int(targets.max() if targets.max() >= classes else targets.min())
+        raise DataError(
+            f"target class {bad} does not exist: '{model.name}' knows 0 to {classes - 1}",
+            "check the labels, or the model's outputs",
+        )
 
 
 def _first_batch(feeds: Mapping[str, Array], model: Measured) -> dict[str, Array]:

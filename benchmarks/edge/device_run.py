@@ -26,6 +26,8 @@ POLL_S, LOST_S = 2.0, 600.0
 """Seconds between two looks at a run, and how long a lost device is waited for."""
 END_S = 30.0
 """Seconds in which a run that is told to end writes what it has found."""
+STARTING = 10
+"""Looks at a run that was begun and has not said so."""
 HOME = "retort-edge"
 """Folder of all bundles in the home of a user on a device."""
 MARKER = ".retort-edge"
@@ -140,6 +142,13 @@ def wait(device: Device, console: Console, poll_s: float = POLL_S) -> dict[str, 
 def stop(device: Device) -> bool:
     """End a run, and wait until it has ended; whether there was one."""
     found = status(device)
+    out = f"{shlex.quote(device.folder)}/out"
+    started = f"test -e {out}/run.log && ! test -e {out}/status.json && echo yes || true"
+    for _ in range(STARTING):  # it was begun, and does not say so yet
+        if found["state"] != "absent" or device.run(started).strip() != b"yes":
+            break
+        time.sleep(POLL_S / 4)
+        found = status(device)
     if found["state"] != "running":
         return False
     device.run(f"kill -TERM {int(found['pid'])}")
@@ -198,6 +207,26 @@ def clean(device: Device) -> None:
         raise MachineError(f"{device.host} measures in {device.folder} now", "end it with `retort edge stop`")
     device.run(f"cd {here} && rm -rf {' '.join(OURS)} && cd .. && (rmdir {here} 2>/dev/null || true)")
     leave(device)
+
+
+def abandon(device: Device, keep: bool = False) -> str:
+    """End what was begun on a device and delete it; a clause that says what is left there.
+
+    Args:
+        keep: only end it.
+    """
+    try:
+        ran = stop(device)
+        if keep:
+            return f"the run on {device.host} is ended, and what is finished there is kept"
+        if device.run(f"test -f {device.here}/{MARKER} && echo ours || true").strip() == b"ours":
+            clean(device)
+        else:
+            leave(device)
+    except (MachineError, UserError) as error:
+        return f"{device.host} could not be cleaned up ({error.message}), and {device.folder} there stays"
+    ended = f"the run on {device.host} is ended, and " if ran else ""
+    return f"{ended}nothing is left on {device.host}"
 
 
 def leave(device: Device) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from ...core.counts import counted
 from ...core.errors import MachineError
+from ...core.terminal.interruption import noting_what_is_kept
 from ..app import Debug, Json, console
 from .edge_arguments import (
     STORE,
@@ -47,9 +48,10 @@ def push(
     """
     screen, made = console(json), loaded(bundle)
     device = device_of_bundle(host, folder, ssh_option, python, made)
-    sent = prepared(device, made, screen)
-    if start:
-        started(device, made)
+    with noting_what_is_kept(lambda: f"what has arrived on {host} stays, and `retort edge clean` deletes it"):
+        sent = prepared(device, made, screen)
+        if start:
+            started(device, made)
     where = f"{host}:{device.folder}"
     text = f"sent {counted(sent, 'file')} to {where}" + ("; it measures now" if start else "")
     screen.result({"device": host, "folder": device.folder, "sent": sent, "started": start}, text)

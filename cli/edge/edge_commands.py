@@ -14,6 +14,7 @@ from ...core.errors import MachineError, RetortError, UserError
 from ...core.options.edge_options import EdgeOptions
 from ...core.options.stage_options import MetricName
 from ...core.system.owned_folders import RUNS, sha256_file
+from ...core.terminal.interruption import noting_what_is_kept
 from ..app import Data, DataArgs, Debug, Force, Json, MetricOption, Out, Settings, console, context_of
 from ..flags import build_options, with_flags
 from .edge_arguments import (
@@ -39,6 +40,7 @@ from .edge_arguments import (
 
 if TYPE_CHECKING:
     from ...benchmarks.edge.pulled_results import Pulled
+    from ...benchmarks.edge.ssh import Device
 
 
 def bundle(
@@ -76,7 +78,10 @@ def run(
     folder: Folder = None,
     ssh_option: SshOptions = [],  # noqa: B006
     python: Python = "python3",
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the folder on the device.")] = False,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Leave the folder on the device, also after Ctrl-C: the same command goes on."),
+    ] = False,
     set_: Settings = [],  # noqa: B006
     json: Json = False,
     debug: Debug = False,
@@ -84,7 +89,7 @@ def run(
 ) -> None:
     """Measure models on a device: look whether it can, send, measure, bring back, clean up, and print the table.
 
-    The link may be cut, and Ctrl-C pressed: the same command goes on where it was.
+    The link may be cut: the same command goes on where it was. Ctrl-C ends the run, and leaves nothing on the device.
 
     Example: `retort edge run pi@raspberrypi.local fp32.onnx int8.onnx --data digits`
     """
@@ -103,28 +108,43 @@ def run(
             options = with_wheels(options, named, device_of_bundle(host, folder, ssh_option, python, None))
         made = _bundled(models, data, data_arg, options, None, False, screen)
     device = device_of_bundle(host, folder, ssh_option, python, made)
-    home = _home(made, host, ssh_option, results)
-    prepared(device, made, screen)
-    started(device, made)
-    try:
+    with noting_what_is_kept(lambda: device_run.abandon(device, keep)):
+        home = _home(made, host, ssh_option, results)
+        prepared(device, made, screen)
+        _begun(device, made, keep)
         ended = device_run.wait(device, screen)
-    except KeyboardInterrupt as stop:
-        device_run.stop(device)
-        stop.add_note(f"the run on {host} is ended, and what is finished there is kept")
-        raise
-    if ended["state"] == "refused":
-        raise MachineError(f"{host} cannot measure: {ended['why']}", "correct it, and run the command again")
-    out = device_run.pull(device, home, screen)
+        if ended["state"] == "refused":
+            raise MachineError(f"{host} cannot measure: {ended['why']}", "correct it, and run the command again")
+        out = device_run.pull(device, home, screen)
+        if not keep and ended["state"] == "finished":  # all of it is at home, whatever can be told by it
+            device_run.clean(device)
+        elif not keep:
+            screen.say(f"{device.folder} stays on {host}: the same command goes on, and `retort edge clean` deletes it")
     shown = _shown(made, out, host, metric, screen, meter)
     write_pages(report, shown["files"], screen)
-    if not keep and ended["state"] == "finished":
-        device_run.clean(device)
-    elif not keep:
-        screen.say(f"{device.folder} stays on {host}: the same command goes on, and `retort edge clean` deletes it")
     screen.result(shown)
 
 
 edge.command("run")(with_flags(run, EdgeOptions))
+
+
+def _begun(device: Device, made: Artifact, keep: bool) -> None:
+    """Start a run; on a device that refuses it nothing is left.
+
+    Raises:
+        MachineError: it cannot begin.
+        LinkLost: it cannot be reached; what was sent stays.
+    """
+    from ...benchmarks.edge import device_run
+    from ...benchmarks.edge.ssh import LinkLost
+
+    try:
+        started(device, made)
+    except LinkLost:
+        raise
+    except MachineError as error:
+        left = device_run.abandon(device, keep)
+        raise MachineError(f"{error.message}; {left}", error.remedy) from error
 
 
 @edge.command("pull")
@@ -159,7 +179,8 @@ def pull(
         raise UserError("--results is the folder for what a device sends, and --by-hand names one", "give one of them")
     if by_hand is None:
         device = device_of_bundle(host, folder, ssh_option, python, made)
-        by_hand = device_run.pull(device, _home(made, host, ssh_option, results), screen)
+        with noting_what_is_kept(lambda: f"nothing is changed on {host}, and what has arrived is kept"):
+            by_hand = device_run.pull(device, _home(made, host, ssh_option, results), screen)
     shown = _shown(made, by_hand, host, metric, screen, meter)
     write_pages(report, shown["files"], screen)
     screen.result(shown)

@@ -16,6 +16,7 @@ from onnx import helper
 
 from retort.__main__ import main
 from retort.benchmarks.edge import device_run
+from retort.benchmarks.edge.ssh import Device
 from retort.benchmarks.edge.store import Store
 from retort.cli.edge import edge_commands
 from retort.core.artifact import load_artifact
@@ -158,23 +159,75 @@ def test_a_bundle_is_measured_as_it_says(models: list[str], capsys: pytest.Captu
     assert found["files"]
 
 
-def test_an_interruption_ends_the_run_there_and_says_what_is_kept(
-    models: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+INTERRUPTED = ["run", "local", "narrow.onnx", "--data", "data.npz", "--python", sys.executable, "--noise", "off"]
+
+
+def _stopping(*given: object, **named: object) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["push", "start", "wait", "pull"])
+def test_an_interruption_leaves_nothing_on_the_device(
+    where: str,
+    models: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """Ctrl-C ends the run on the device, and the one message says that the same command goes on."""
-    ended: list[str] = []
-
-    def interrupted(*given: object) -> None:
-        raise KeyboardInterrupt
-
-    for name, does in (("push", lambda *_: 0), ("start", lambda *_: None), ("wait", interrupted)):
-        monkeypatch.setattr(device_run, name, does)
-    monkeypatch.setattr(device_run, "stop", lambda device: ended.append(device.host))
-    assert call("run", "local", "narrow.onnx", "--data", "data.npz", "--python", sys.executable) == 130
+    """Ctrl-C while sending, starting, measuring or bringing back ends the run and deletes what was sent."""
+    if where == "push":
+        real = Device._send
+        monkeypatch.setattr(Device, "_send", lambda *given: _stopping() if "models" in given[2] else real(*given))
+    elif where == "pull":
+        monkeypatch.setattr(device_run, "wait", lambda *given: {"state": "finished"})
+        monkeypatch.setattr(device_run, where, _stopping)
+    else:
+        monkeypatch.setattr(device_run, where, _stopping)
+    assert call(*INTERRUPTED) == 130
     told = " ".join(capsys.readouterr().err.split())
-    assert ended == ["local"]
-    assert "the run on local is ended, and what is finished there is kept" in told
+    assert "nothing is left on local" in told
     assert "nothing unfinished is kept" not in told
+    assert not list((tmp_path / "home").glob("retort-edge*"))
+    assert ("the run on local is ended" in told) == (where in ("wait", "pull"))
+
+
+def test_an_interruption_with_keep_leaves_what_is_finished(
+    models: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With --keep the run is ended, its folder stays, and the message says that the same command goes on."""
+    monkeypatch.setattr(device_run, "wait", _stopping)
+    assert call(*INTERRUPTED, "--keep") == 130
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the run on local is ended, and what is finished there is kept" in told
+    assert "go on with" in told
+    (folder,) = (tmp_path / "home/retort-edge").iterdir()
+    assert json.loads((folder / "out/status.json").read_text())["state"] == "ended"
+
+
+def test_what_a_device_refuses_is_not_left_there(
+    models: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A runtime that is installed and cannot be imported is told with its words, and nothing that was sent stays."""
+    broken = tmp_path / "broken/onnxruntime"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libcudart.so.99: no such file')")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    assert call(*INTERRUPTED) != 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "libcudart.so.99: no such file" in told
+    assert "nothing is left on local" in told
+    assert not list((tmp_path / "home").glob("retort-edge*"))
+
+
+def test_classes_that_a_model_does_not_have_are_told_before_it_is_measured(
+    models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Labels beyond the scores are one sentence, and the device is not touched."""
+    with np.load("data.npz") as file:
+        np.savez("many.npz", allow_pickle=False, **{n: file[n] + 3 if n[0] == "y" else file[n] for n in file.files})
+    assert call("run", "local", "narrow.onnx", "--data", "many.npz") != 0
+    assert "does not exist: 'narrow' knows 0 to 2" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "home").exists()
 
 
 def test_models_with_other_batch_axes_are_refused(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
