@@ -11,7 +11,7 @@ import typer
 
 from ...core.artifact import Artifact, load_artifact, raise_if_not
 from ...core.console import Console
-from ...core.errors import RetortError
+from ...core.errors import MachineError, RetortError
 from ...core.options.edge_options import EdgeOptions
 from ...core.system.owned_folders import RUNS
 from ..app import app
@@ -168,20 +168,31 @@ def prepared(device: Device, made: Artifact, screen: Console) -> int:
     return device_run.push(device, made.path, screen)
 
 
-def started(device: Device, made: Artifact) -> None:
+def started(device: Device, made: Artifact, keep: bool = True) -> None:
     """Start a bundle on a device, without those comparisons of a model with itself that are in the store.
+
+    Args:
+        keep: leave on the device what was sent, also if it cannot begin.
 
     Raises:
         MachineError: it cannot begin.
-        LinkLost: it cannot be reached.
+        LinkLost: it cannot be reached; what was sent stays.
     """
     from ...benchmarks.edge import device_run
     from ...benchmarks.edge.device_bundle import DESCRIPTION
     from ...benchmarks.edge.device_noise import known_parts
+    from ...benchmarks.edge.ssh import LinkLost
     from ...benchmarks.edge.store import Store
 
     policy = json.loads((made.path / DESCRIPTION).read_bytes())["policy"]
-    device_run.start(device, lambda facts: known_parts(Store(STORE), policy, facts))
+    try:
+        device_run.start(device, lambda facts: known_parts(Store(STORE), policy, facts))
+    except LinkLost:
+        raise
+    except MachineError as error:
+        if keep:
+            raise
+        raise MachineError(f"{error.message}; {device_run.abandon(device)}", error.remedy) from error
 
 
 def noise_of(pulled: Pulled, run: str, screen: Console) -> Floors:

@@ -40,7 +40,6 @@ from .edge_arguments import (
 
 if TYPE_CHECKING:
     from ...benchmarks.edge.pulled_results import Pulled
-    from ...benchmarks.edge.ssh import Device
 
 
 def bundle(
@@ -111,7 +110,7 @@ def run(
     with noting_what_is_kept(lambda: device_run.abandon(device, keep)):
         home = _home(made, host, ssh_option, results)
         prepared(device, made, screen)
-        _begun(device, made, keep)
+        started(device, made, keep)
         ended = device_run.wait(device, screen)
         if ended["state"] == "refused":
             raise MachineError(f"{host} cannot measure: {ended['why']}", "correct it, and run the command again")
@@ -126,25 +125,6 @@ def run(
 
 
 edge.command("run")(with_flags(run, EdgeOptions))
-
-
-def _begun(device: Device, made: Artifact, keep: bool) -> None:
-    """Start a run; on a device that refuses it nothing is left.
-
-    Raises:
-        MachineError: it cannot begin.
-        LinkLost: it cannot be reached; what was sent stays.
-    """
-    from ...benchmarks.edge import device_run
-    from ...benchmarks.edge.ssh import LinkLost
-
-    try:
-        started(device, made)
-    except LinkLost:
-        raise
-    except MachineError as error:
-        left = device_run.abandon(device, keep)
-        raise MachineError(f"{error.message}; {left}", error.remedy) from error
 
 
 @edge.command("pull")
