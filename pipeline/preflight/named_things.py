@@ -13,6 +13,7 @@ from ...core.data.references import file_and_key, resolve
 from ...core.errors import ArtifactError, MissingFileError, RetortError, UserError
 from ...core.formats.program_file import read_signature
 from ...core.formats.weight_files import require_model_file
+from ...core.options.distill_losses import FunctionOptions
 from ...core.options.metric_names import LOWER, MetricName, is_function
 from ...core.options.named_inputs import (
     DEVICE,
@@ -197,6 +198,18 @@ def _option_faults(subject: Subject, stage: str) -> Iterator[Fault]:
         yield from _part_faults(subject, stage, path, part)
 
 
+def _require_function(options: Options, name: str, base: Path) -> None:
+    """Fail if there is no such function or device, or if a loss does not take four arguments."""
+    if isinstance(options, FunctionOptions):
+        from ...compress.distillation.user_function import loss_function
+
+        loss_function(name, base)
+    elif name.startswith(DEVICE):
+        _require_timer(name)
+    else:
+        resolve(name, base)
+
+
 def _part_faults(subject: Subject, stage: str, path: str, options: Options) -> Iterator[Fault]:
     for name, item in type(options).model_fields.items():
         value, key = getattr(options, name), subject.key(stage, f"{path}.{name}" if path else name)
@@ -210,6 +223,6 @@ def _part_faults(subject: Subject, stage: str, path: str, options: Options) -> I
             elif value is not None and NAMES_METRIC in item.metadata:
                 _require_metric(value, subject.base)
             elif value is not None and NAMES_FUNCTION in item.metadata:
-                _require_timer(value) if value.startswith(DEVICE) else resolve(value, subject.base)
+                _require_function(options, value, subject.base)
         except RetortError as error:
             yield fault_of(key, error)

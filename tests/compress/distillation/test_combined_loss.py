@@ -18,6 +18,7 @@ from retort.compress.distillation.losses.feature_losses import hint
 from retort.compress.distillation.losses.logit_losses import soft_targets, standardized
 from retort.compress.graph.node_values import named_values, observing
 from retort.compress.program import Program, clone, store
+from retort.compress.training.distributed.transport import Packer, Unpacker
 from retort.compress.training.train import fit
 from retort.core.console import Console
 from retort.core.context import Context, Place
@@ -117,6 +118,22 @@ def test_the_own_average_follows_the_student(teacher: Program) -> None:
     ((name, start),) = before.items()
     torch.testing.assert_close(loss.module.state_dict()[name], start + 0.9)
     assert all(weight.grad is None for weight in loss.module.parameters())
+
+
+def test_a_loss_arrives_whole_in_other_processes(teacher: Program) -> None:
+    """Teacher, projections and the own average are sent with the student, and belong to the student that arrives."""
+    student, x, targets = net(), torch.randn(5, 6), torch.tensor([0, 1, 2, 1, 0])
+    chosen = options("features", "self", "rkd", {"kd": 0.5})
+    loss = distillation_loss(chosen, student, clone(teacher), "classification")
+    other, sent = Unpacker().unpack(*Packer().pack((student, loss)))
+    found = [one(values(each, one, x), {"x": x}, targets) for each, one in ((student, loss), (other, sent))]
+    assert torch.equal(*found)
+    with torch.no_grad():
+        for weight in other.module.parameters():
+            weight.add_(1)
+    sent(values(other, sent, x), {"x": x}, targets)
+    before, after = loss.module.state_dict(), sent.module.state_dict()
+    assert not torch.equal(before["1.average.4.weight"], after["1.average.4.weight"])
 
 
 def unlabelled() -> Splits:

@@ -122,11 +122,15 @@ def test_all_faults_are_listed_at_once(project: Path) -> None:
 
 
 def test_losses_of_the_user_are_looked_up(project: Path) -> None:
-    """A function that is named as a loss and does not exist is found before a run, with the line of the loss."""
-    stages = "\n  - capture\n  - distill:\n      student: checked_net:build\n      losses: [kd, 'checked_net:biuld']\n"
+    """A loss that does not exist or takes other arguments is found before a run, with its line."""
+    losses = "losses: [kd, 'checked_net:biuld', 'checked_net:load']"
+    stages = f"\n  - capture\n  - distill:\n      student: checked_net:build\n      {losses}\n"
     found = faults(project, recipe("checked_net:build", stages), fast=False)
-    mine = [fault for fault in found if fault["key"] == "stages.1.distill.losses.1.loss"]
-    assert [(fault["line"], "did you mean 'build'" in fault["message"]) for fault in mine] == [(7, True)]
+    mine = {fault["key"]: (fault["line"], fault["message"]) for fault in found}
+    missing, other = (mine[f"stages.1.distill.losses.{number}.loss"] for number in (1, 2))
+    assert (missing[0], other[0]) == (7, 7)
+    assert "did you mean 'build'" in missing[1]
+    assert "does not take four arguments" in other[1]
 
 
 def test_models_are_run_on_two_samples(project: Path) -> None:
