@@ -123,7 +123,7 @@ def test_all_faults_are_listed_at_once(project: Path) -> None:
 
 def test_losses_of_the_user_are_looked_up(project: Path) -> None:
     """A loss that does not exist or takes other arguments is found before a run, with its line."""
-    losses = "losses: [kd, 'checked_net:biuld', 'checked_net:load']"
+    losses = "losses: [kd, 'checked_net:biuld', 'checked_net:build']"
     stages = f"\n  - capture\n  - distill:\n      student: checked_net:build\n      {losses}\n"
     found = faults(project, recipe("checked_net:build", stages), fast=False)
     mine = {fault["key"]: (fault["line"], fault["message"]) for fault in found}
