@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.console import SILENT, Console
 from ..core.data.splits import Split, batches
+from ..core.data.target_rows import joined_targets
 from ..core.errors import DataError, ModelError
 from ..core.metrics.intervals import Interval
 from ..core.metrics.task_metrics import evaluate, is_labelled, metric_interval, metric_of, paired_difference
@@ -136,7 +137,7 @@ def predict(
                 targets.append(np.asarray(wanted))
             bar.advance(rows)
     joined = {name: np.concatenate(parts) for name, parts in outputs.items()}
-    return Predictions(joined, np.concatenate(targets) if targets else None)
+    return Predictions(joined, joined_targets(targets) if targets else None)
 
 
 def measure_accuracy(

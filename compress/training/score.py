@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ...core.data.target_rows import joined_targets
 from ...core.errors import UserError
 from ...core.metrics.task_metrics import evaluate, evidence_of, higher_is_better, is_labelled, metric_of, value_of
 from ...core.metrics.tasks.classification import IGNORED
@@ -56,7 +57,7 @@ class Score:
         """
         if not self._kept:
             return self._total / self._count if self._count else None
-        joined = tuple(np.concatenate(parts) for parts in zip(*self._kept, strict=True))
+        joined = tuple(joined_targets(parts) for parts in zip(*self._kept, strict=True))
         if is_function(self.name):
             outputs = dict(zip(self._names, joined[1:], strict=True))
             return evaluate(self.name, judged_outputs(self.name, outputs, joined[1]), joined[0])

@@ -17,6 +17,7 @@ from ..preprocessing.fitting import completed
 from ..preprocessing.specs import Preprocessing
 from ..signature import Signature
 from ..tensors import Array, to_array
+from .target_rows import is_list, stacked_targets
 
 Sample = tuple[dict[str, Array], Array | None]
 Batch = tuple[dict[str, Array], Array | None]
@@ -107,7 +108,8 @@ class SequenceSplit:
             _require_alike(sample, number, samples[0], numbers[0])
         inputs = {name: np.stack([sample[0][name] for sample in samples]) for name in samples[0][0]}
         targets = [sample[1] for sample in samples]
-        return inputs, None if targets[0] is None else np.asarray(targets)
+        given = [target for target in targets if target is not None]
+        return inputs, stacked_targets(given) if given else None
 
     def _read(self, number: int) -> Sample:
         try:
@@ -254,7 +256,7 @@ def _require_alike(sample: Sample, number: int, first: Sample, first_number: int
         DataError: they differ in their inputs, in a shape, or in having a target.
     """
     forms = [
-        {**{f"input '{name}'": array.shape for name, array in inputs.items()}, "target": getattr(target, "shape", None)}
+        {**{f"input '{name}'": array.shape for name, array in inputs.items()}, "target": _target_shape(target)}
         for inputs, target in (first, sample)
     ]
     for what in dict.fromkeys([*forms[0], *forms[1]]):
@@ -264,6 +266,13 @@ def _require_alike(sample: Sample, number: int, first: Sample, first_number: int
                 f"sample {number} of the dataset has {other} as its {what}, and sample {first_number} has {one}",
                 "give all samples the same inputs and shapes",
             )
+
+
+def _target_shape(target: Array | None) -> tuple[int, ...] | None:
+    """The shape that all samples share: lists of symbols or boxes may have different lengths."""
+    if target is None:
+        return None
+    return (0, *target.shape[1:]) if is_list(target) else target.shape
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs/run_pages.py"), run_name="run_pages")
-PAGES = [ROOT / "docs/tutorial.md", ROOT / "docs/guides/data.md", *sorted((ROOT / "docs/how-to").glob("*.md"))]
+GUIDES = [ROOT / "docs/guides" / name for name in ("data.md", "metrics.md")]
+PAGES = [ROOT / "docs/tutorial.md", *GUIDES, *sorted((ROOT / "docs/how-to").glob("*.md"))]
 
 
 @pytest.mark.slow
