@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ROOMS = ("core", "compress", "export", "serve", "benchmarks", "pipeline", "cli")
 OTHERS = {
+    "--system-site-packages", "--without", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint",
     "--force-reinstall", "--no-deps", "--exportTimes", "--upgrade", "--target-dir", "--write", "--check",
     "--loadEngine", "--abbrev", "--always", "--dirty", "--format", "--query-gpu", "--data-binary", "--exportLayerInfo",
     "--no-", "--model-repository", "--disable-auto-complete-config", "--http-port", "--uid", "--no-create-home",
