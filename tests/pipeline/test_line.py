@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from retort.__main__ import main
 from retort.compress.program import load_program
-from retort.compress.training import train
+from retort.compress.training import checkpoint
 from retort.compress.training.checkpoint import save_checkpoint
 from retort.core.errors import ArtifactError, CaptureError, GateError, MachineError, RecipeError, RetortError
 from retort.core.facts.facts_table import FACTS
@@ -212,11 +212,11 @@ def test_killed_run_goes_on_to_the_same_result(
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.chdir(project)
-        patch.setattr(train, "save_checkpoint", interrupted)
+        patch.setattr(checkpoint, "save_checkpoint", interrupted)
         main(["run", "recipe.yaml", "--runs", "killed"])
     assert stopped.value.code == 130
     told = capsys.readouterr().err
-    assert re.search(r"stopped: the checkpoint of `train` after epoch \d of 6 is kept; the finished stage before", told)
+    assert re.search(r"stopped: `train`: the checkpoint after epoch \d of 6 is kept; the finished stage before", told)
     assert "is kept in killed/own: capture" in told
     assert "→ go on with `retort run recipe.yaml --runs killed`" in told
     resumed = run.run(recipe, project / "killed")
