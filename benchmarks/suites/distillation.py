@@ -4,7 +4,8 @@
 
 Every student is trained with the same budget and the same seeds: alone (plain and with label smoothing), and with each
 loss. Accuracies are those of the test split, and differences to the student alone are paired by seed and sample: one
-interval is over the seeds (Student's t), the other over the samples. A gain is real if both are above zero. Trainings
+interval is over the seeds (Student's t), the other over the samples. A difference is real if
+both exclude zero, with three seeds or more. Trainings
 that the store has are not repeated, so that a run may be cut into pieces.
 """
 
@@ -42,6 +43,8 @@ NETS = "retort.examples.pruning_nets"
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for 95 % by degrees of freedom, from 1."""
 ALONE = "alone"
+LEAST_SEEDS = 3
+"""With fewer seeds their spread says nothing, and no difference is called real."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def compared(one: Array, other: Array) -> dict[str, Any]:
         "gain": middle,
         "over_seeds": [middle - reach, middle + reach],
         "over_samples": [middle - noise, middle + noise],
-        "real": middle - max(reach, noise) > 0 or middle + max(reach, noise) < 0,
+        "real": count >= LEAST_SEEDS and abs(middle) > max(reach, noise),
     }
 
 
