@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
@@ -15,9 +16,12 @@ from pydantic import BaseModel
 
 from ..core import errors
 from ..core.artifact import Manifest
+from ..core.data.augmentation.input_kinds import WORDS
 from ..core.kinds import KINDS
+from ..core.options.augment_options import TRANSFORMS
 from ..core.options.data_options import SOURCES
 from ..core.options.distill_losses import LOSSES, USER
+from ..core.options.image_transforms import Transform
 from ..core.options.recipe import Recipe
 from ..core.options.stage_options import DataSpec, Gate, ModelSpec, Options, QatOptions, RecoverOptions, Target
 from ..core.options.stage_table import STAGES
@@ -65,8 +69,9 @@ def recipe_page() -> str:
     ]
     inner.append(_losses())
     parts = [_keys(model.__name__, model, options_table(model)) for model in (ModelSpec, DataSpec, Gate)]
+    changes = [_transform(name, options) for name, options in TRANSFORMS.items()]
     sources = [f"### {kind}\n\n{options_table(model)}" for kind, model in SOURCES.items()]
-    made = {"parts": parts, "sources": sources, "stages": stages, "inner": inner}
+    made = {"parts": parts, "sources": sources, "stages": stages, "inner": inner, "transforms": changes}
     return filled("recipe", {"recipe": options_table(Recipe), **{key: "\n\n".join(part) for key, part in made.items()}})
 
 
@@ -87,6 +92,14 @@ def _losses() -> str:
     ]
     header = ("loss", "key", "type", "default", "what it does")
     return "\n\n".join(["## Losses", introduction, table(("loss", "what it is"), purposes), table(header, rows)])
+
+
+def _transform(name: str, options: type[Transform]) -> str:
+    """A transform of `augment`: what it does, for which inputs, and its own keys."""
+    kinds = ", ".join(WORDS[kind].removeprefix("an ").removeprefix("a ") for kind in options.kinds)
+    alone = f" `{name}: VALUE` sets `{options.main}`." if options.main else ""
+    text = f"{sentence(inspect.cleandoc(options.__doc__ or ''))} For: {kinds}.{alone}"
+    return f"### {name}\n\n{textwrap.fill(text, 118)}\n\n{options_table(options, Transform)}"
 
 
 def _keys(title: str, model: type[Options], keys: str) -> str:

@@ -23,6 +23,8 @@ UNITS = {
     "as_bytes": "bytes, such as `2 MB`",
     "as_milliseconds": "milliseconds, such as `2` or `800 us`",
     "as_step": "`auto` or a whole number ≥ 1",
+    "as_workers": "`auto` or a whole number ≥ 0",
+    "as_transform": "[transforms](#augmentation)",
 }
 """What a person may write where the validator of this name reads it."""
 

@@ -53,7 +53,7 @@ def _all_finite(values: Sequence[torch.Tensor]) -> bool:
 
 
 def _too_few_samples(loop: Running, name: str) -> UserError:
-    alone = len(loop.feeding.split) == 1
+    alone = loop.feeding.sampler.count == 1
     return UserError(
         f"BatchNorm needs at least 2 samples in each batch, and '{name}' has a variance of 1 sample",
         "give more training samples" if alone else f"set batch_size (now {loop.options.batch_size}) to 2 or more",

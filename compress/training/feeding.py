@@ -10,13 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...core.data.splits import Split
+from ...core.data.augmentation.draws import Seeds
+from ...core.data.augmentation.mixing import View
+from ...core.data.augmentation.views import Views, views_of
+from ...core.data.sampling import Order, Sampler, sampler_of
+from ...core.data.splits import Split, Splits
+from ...core.data.workers.loader import Loader
 from ...core.errors import DataError
-from ...core.options.stage_options import Task
+from ...core.options.stage_options import Task, TrainOptions
 from ...core.tensors import Array
 from ..graph.devices import as_tensor
 from ..program import Program
 from .losses import Tensors
+from .mixed_targets import mixed_targets
 from .targets import as_targets
 
 Span = tuple[int, int]
@@ -62,6 +68,18 @@ class Batch:
     last: bool
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A batch that is not read yet; see :class:`Batch`."""
+
+    indices: NDArray[np.int64]
+    seeds: Seeds
+    rows: int
+    all_rows: int
+    step_rows: int
+    last: bool
+
+
 class Reader:
     """Reads rows of a split as checked tensors on one device."""
 
@@ -78,11 +96,17 @@ class Reader:
         Raises:
             DataError: samples are not finite, or targets do not fit.
         """
-        raw, values = split.read(indices)
-        feeds = self.program.signature.validate(raw)
+        return self.tensors(View(*split.read(indices)), indices, where, check)
+
+    def tensors(self, view: View, indices: Indices, where: str, check: bool) -> tuple[Tensors, torch.Tensor | None]:
+        """Views as tensors; see :meth:`read`. Classes of mixed samples become probabilities."""
+        feeds = self.program.signature.validate(view.inputs)
         if check:
             check_samples(feeds, indices, where)
-        targets = as_targets(values, self.program, self.task, where)
+        targets = as_targets(view.targets, self.program, self.task, where)
+        others = as_targets(view.partners, self.program, self.task, where)
+        if targets is not None and others is not None and view.shares is not None:
+            targets = mixed_targets(targets, others, torch.from_numpy(view.shares), self.program)
         inputs = {name: as_tensor(value, self.device) for name, value in feeds.items()}
         return inputs, None if targets is None else targets.to(self.device)
 
@@ -91,33 +115,35 @@ class Feeding:
     """The training batches of one process.
 
     Args:
-        accumulate: number of batches per optimizer step.
+        views: of the training split.
+        sampler: determines the order of the samples of every epoch.
+        options: sizes of batches and steps, and the number of worker processes.
 
     Attributes:
         spans: places in the order of an epoch at which batches begin and end.
         steps: number of optimizer steps per epoch.
+        changes: the transforms of the samples in words.
     """
 
     def __init__(
-        self, split: Split, reader: Reader, batch_size: int, accumulate: int, seed: int, share: Share = Share()
+        self, views: Views, sampler: Sampler, reader: Reader, options: TrainOptions, share: Share = Share()
     ) -> None:
-        self.split, self.reader, self.accumulate, self.seed, self.share = split, reader, accumulate, seed, share
-        self.spans = plan(len(split), batch_size)
-        self.steps = math.ceil(len(self.spans) / accumulate)
+        self.sampler, self.reader, self.share = sampler, reader, share
+        self.accumulate = options.accumulate
+        self.spans = plan(sampler.count, options.batch_size)
+        self.steps = math.ceil(len(self.spans) / self.accumulate)
+        self.changes = views.augmentation.describe() if views.augmentation else ()
+        self.loader = Loader(views, options.workers, options.epochs * len(self.spans), share.processes)
 
     def rows_before(self, step: int) -> int:
         """Number of samples in the first steps of an epoch."""
         return self.spans[min(step * self.accumulate, len(self.spans)) - 1][1] if step else 0
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of all samples in an epoch."""
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.split))
-
-    def groups(self, epoch: int, step: int = 0) -> Iterator[list[NDArray[np.int64]]]:
-        """Sample numbers of the batches of every optimizer step of an epoch, over all processes, from ``step`` on."""
-        order = self.order(epoch)
+    def groups(self, epoch: int, step: int = 0) -> Iterator[list[Order]]:
+        """The samples of the batches of every optimizer step of an epoch, over all processes, from ``step`` on."""
+        order = self.sampler.order(epoch)
         for start in range(step * self.accumulate, len(self.spans), self.accumulate):
-            yield [order[begin:end] for begin, end in self.spans[start : start + self.accumulate]]
+            yield [order.part(range(*span)) for span in self.spans[start : start + self.accumulate]]
 
     def batches(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from an optimizer step of that epoch on; each is read when it is asked for.
@@ -125,13 +151,35 @@ class Feeding:
         Raises:
             DataError: samples are not finite, or targets do not fit.
         """
-        for group in self.groups(epoch, step):
-            step_rows = sum(map(len, group))
-            for place, indices in enumerate(group):
-                own = self.share.of(indices)
-                read = own if len(own) else indices[:1]
-                inputs, targets = self.reader.read(self.split, read, "the training split", check=epoch == 0)
-                yield Batch(inputs, targets, len(own), len(indices), step_rows, place == len(group) - 1)
+        planned = [one for group in self.groups(epoch, step) for one in self._planned(group)]
+        views = self.loader.stream([(one.indices, one.seeds) for one in planned])
+        for one, view in zip(planned, views, strict=True):
+            inputs, targets = self.reader.tensors(view, one.indices, "the training split", check=epoch == 0)
+            yield Batch(inputs, targets, one.rows, one.all_rows, one.step_rows, one.last)
+
+    def _planned(self, group: Sequence[Order]) -> Iterator[_Planned]:
+        step_rows = sum(len(order.indices) for order in group)
+        for place, order in enumerate(group):
+            own = self.share.of(np.arange(len(order.indices)))
+            read = order.part(own if len(own) else [0])
+            last = place == len(group) - 1
+            yield _Planned(read.indices, read.seeds, len(own), len(order.indices), step_rows, last)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self.loader.close()
+
+
+def feeding_of(data: Splits, options: TrainOptions, reader: Reader, seed: int, share: Share = Share()) -> Feeding:
+    """The training batches of a data set, with its augmentation and sampling.
+
+    Raises:
+        UserError: a transform is not made for the inputs, or weights do not fit the classes.
+        DataError: samples are to be drawn by their class, and have none.
+    """
+    model = reader.program.signature
+    views = views_of(data.train, options.augment, model.preprocessing, data.tokenizer, model.inputs, reader.task)
+    return Feeding(views, sampler_of(data.train, options.sampling, seed), reader, options, share)
 
 
 def plan(count: int, size: int) -> list[Span]:

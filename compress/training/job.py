@@ -71,6 +71,7 @@ def at_work(job: Job, base: Path) -> Iterator[Loop]:
         if others is not None:
             stack.enter_context(synchronised(job.program))
         loop = Loop(job.program, job.data, job.options, job.loss, machine, job.task, job.seed)
+        stack.callback(loop.feeding.close)
         if job.state is not None:
             loop.restore(job.state)
         stack.enter_context(observing(job.program, loop.passes.observed))

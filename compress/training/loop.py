@@ -17,7 +17,7 @@ from ..program import Program, evaluating, set_training
 from .averaging import MovingAverage, copies
 from .checkpoint import State, random_state, restore_random
 from .divergence import require_finite, require_finite_loss
-from .feeding import Batch, Feeding, Reader
+from .feeding import Batch, Reader, feeding_of
 from .losses import Loss, Tensors
 from .observed_loss import train_also
 from .optimizers import add_penalties, make_optimizer, rate_factor, set_rate
@@ -68,8 +68,7 @@ class Loop:
         self.machine, self.task, self.seed = machine, task, seed
         self.passes = Passes(program, loss, machine)
         self.reader = Reader(program, task, machine.device)
-        share = self.passes.share
-        self.feeding = Feeding(data.train, self.reader, options.batch_size, options.accumulate, seed, share)
+        self.feeding = feeding_of(data, options, self.reader, seed, self.passes.share)
         optimizer = make_optimizer(program.module, options)
         train_also(optimizer, self.passes.loss_module, options.weight_decay)
         self.optimizer = machine.prepare_optimizer(optimizer)

@@ -33,9 +33,14 @@ class CrossEntropy:
     smoothing: float = 0.0
 
     def __call__(self, outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
-        """The weighted mean over all targets of a batch that count, in all processes; 0 if none does."""
+        """The weighted mean over all targets of a batch that count, in all processes; 0 if none does.
+
+        The targets are classes, or probabilities of mixed samples, ``[N, classes, ...]``.
+        """
         scores, wanted = classes_second(first(outputs).float()), present(targets)
         weights = None if self.weights is None else self.weights.to(scores.device)
+        if wanted.is_floating_point():
+            return self._of_probabilities(scores, wanted, weights)
         if team() is not None and (weights is not None or wanted.dim() > 1):
             return self._of_all_processes(scores, wanted, weights)
         if wanted.dim() > 1 and not bool((wanted != IGNORED).any()):
@@ -53,6 +58,21 @@ class CrossEntropy:
             scores, wanted, weight=weights, label_smoothing=self.smoothing, ignore_index=IGNORED, reduction="sum"
         )
         return weighted_mean(total, weight, len(scores))
+
+    def _of_probabilities(
+        self, scores: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same mean; the library would divide by the number of targets, and not by their weights.
+
+        Places whose probabilities are all 0 do not count.
+        """
+        weighted = wanted if weights is None else wanted * weights.reshape(-1, *[1] * (wanted.dim() - 2))
+        even = wanted.sum(1, keepdim=True) / wanted.shape[1]
+        smooth = (1 - self.smoothing) * wanted + self.smoothing * even
+        total = functional.cross_entropy(scores, smooth, weight=weights, reduction="sum")
+        if team() is not None:
+            return weighted_mean(total, weighted.sum(), len(scores))
+        return total / weighted.sum().clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def squared_error(outputs: Tensors, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:

@@ -40,6 +40,8 @@ class FitResult:
         best_epoch: the epoch of the kept weights.
         epochs: number of epochs.
         seconds: duration of this run, without that of interrupted runs before.
+        augmentation: the transforms of the training samples in words.
+        workers: number of processes that read samples.
     """
 
     history: tuple[Epoch, ...]
@@ -48,6 +50,8 @@ class FitResult:
     best_epoch: int
     epochs: int
     seconds: float
+    augmentation: tuple[str, ...] = ()
+    workers: int = 0
 
 
 def fit(
@@ -82,9 +86,10 @@ def fit(
         job = Job(program, options, data, context.task, context.seed, loss, checkpoints.load(context.console))
         with lost_processes(checkpoints.kept), at_work(job, context.base) as loop:
             _run(loop, checkpoints, context.console, label)
+            workers, changes = loop.feeding.loader.workers, loop.feeding.changes
     at, seconds = loop.at, time.perf_counter() - started
     history = tuple(Epoch(**epoch) for epoch in at.history)
-    result = FitResult(history, at.metric, at.best_metric, at.best_epoch, at.epoch, seconds)
+    result = FitResult(history, at.metric, at.best_metric, at.best_epoch, at.epoch, seconds, changes, workers)
     context.console.stage(label, _ending(result))
     return result
 
@@ -102,6 +107,8 @@ def _ending(result: FitResult) -> str:
 
 def _run(loop: Loop, checkpoints: Checkpoints, console: Console, label: str) -> None:
     at = loop.at
+    if loop.feeding.changes:
+        console.stage(label, f"training samples are changed by {'; '.join(loop.feeding.changes)}")
     checkpoints.continued(at.epoch, at.position, at.step)
 
     def _after_step() -> None:
@@ -155,14 +162,15 @@ def training_facts(result: FitResult) -> Training:
         best_metric=result.best_metric,
         metric=result.metric_name,
         history=result.history,
-        timing=TrainTiming(train_seconds=result.seconds),
+        augmentation=result.augmentation or None,
+        timing=TrainTiming(train_seconds=result.seconds, workers=result.workers or None),
     )
 
 
 def _identity(program: Program, options: TrainOptions, context: Context, loss: Loss) -> str:
     return identity_of(
         options=options.model_dump(
-            mode="json", exclude={"checkpoint_epochs", "checkpoint_steps", "checkpoint_minutes"}
+            mode="json", exclude={"checkpoint_epochs", "checkpoint_steps", "checkpoint_minutes", "workers"}
         ),
         task=context.task,
         seed=context.seed,

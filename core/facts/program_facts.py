@@ -50,9 +50,11 @@ class TrainTiming(Record):
 
     Attributes:
         train_seconds: duration of the last run, without interrupted runs before it.
+        workers: number of processes that read samples; missing if the training read them itself.
     """
 
     train_seconds: float
+    workers: int | None = None
 
 
 class Training(Record):
@@ -64,6 +66,8 @@ class Training(Record):
         best_metric: the metric of the kept weights; None without a validation split.
         metric: name of the metric: ``accuracy``, ``mse``, or ``loss`` if the validation samples have no targets.
         history: one entry per epoch.
+        augmentation: each transform of the training samples, with the inputs that it changed and the range of values
+            that was assumed for them; missing without any.
         timing: durations; missing in the steps of a pruning.
     """
 
@@ -72,6 +76,7 @@ class Training(Record):
     best_metric: float | None
     metric: str
     history: tuple[Epoch, ...]
+    augmentation: tuple[str, ...] | None = None
     timing: TrainTiming | None = None
 
 

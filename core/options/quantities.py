@@ -47,6 +47,11 @@ def as_step(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
+def as_workers(value: Any) -> Any:
+    """Read text as a whole number, or as the word ``auto``."""
+    return as_step(value)
+
+
 def _schema(kind: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": kind}, {"type": "string"}]})
 
@@ -56,3 +61,7 @@ Bytes = Annotated[int, BeforeValidator(as_bytes), Field(ge=1), _schema("integer"
 Milliseconds = Annotated[float, BeforeValidator(as_milliseconds), Field(gt=0), _schema("number"), UNIT_TEXT]
 Step = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], BeforeValidator(as_step), _schema("integer"), UNIT_TEXT]
 """A channel step: a whole number, or ``auto``."""
+Workers = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=0, le=256)], BeforeValidator(as_workers), _schema("integer"), UNIT_TEXT
+]
+"""A number of processes, or ``auto``."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, Vali
 from ..counts import listed
 from ..errors import RecipeError
 from ..system.user_paths import require_file
+from .augment_options import TRANSFORMS
 from .distill_losses import LOSSES
 from .metric_names import DEFAULT_METRICS
 from .option_types import Seed
@@ -225,7 +226,7 @@ def _key_path(loc: tuple[int | str, ...]) -> tuple[str, ...]:
     """Pydantic's location without the tags of unions that it inserts before the keys of a stage."""
     path: list[str] = []
     for part in map(str, loc):
-        repeated = len(path) >= 2 and path[0] == "stages" and part == path[-1] and part in TABLE
+        repeated = len(path) >= 2 and path[-2].isdigit() and part == path[-1]
         if not repeated and not part.startswith(("literal[", "tuple[", "function-", "constrained-")):
             path.append(part)
     return tuple(path)
@@ -237,6 +238,8 @@ def _message(item: Any, path: tuple[str, ...], root: type[BaseModel] | None = No
         return f"unknown key{nearest(path[-1], _known_keys(path[:-1], root))}"
     if kind.startswith("union_tag"):
         name = next(iter(value)) if isinstance(value, dict) and value else value
+        if "augment" in path:
+            return f"unknown transform '{name}'{nearest(str(name), list(TRANSFORMS))}"
         return f"unknown stage '{name}'{nearest(str(name), list(TABLE))}"
     if kind == "missing":
         return "is required"
@@ -274,6 +277,7 @@ def _known_keys(path: tuple[str, ...], root: type[BaseModel] | None = None) -> l
     model: Any = root or Recipe
     for part in path:
         inside = TABLE[part].options if part in TABLE else LOSSES.get(part) if "losses" in path else None
+        inside = inside or (TRANSFORMS.get(part) if "augment" in path else None)
         model = inside or _field_model(model, part) or model
     return [name for name in model.model_fields if name != "name" or model is not Stage]
 
@@ -296,6 +300,10 @@ def schema() -> dict[str, Any]:
     properties = made["properties"]
     stage = properties["stages"]["items"]
     properties["stages"]["items"] = {"anyOf": [{"enum": list(TABLE)}, *stage.get("oneOf", [stage])]}
+    for definition in made["$defs"].values():
+        augment = definition.get("properties", {}).get("augment")
+        if augment is not None:
+            augment["items"] = {"anyOf": [{"enum": list(TRANSFORMS)}, {"type": "object", "maxProperties": 1}]}
     for key in ("model", "data"):
         properties[key] = {"anyOf": [{"type": "string"}, properties[key]]}
     result: dict[str, Any] = json.loads(json.dumps(made))

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .augment_options import AnyStep
 from .metric_names import MetricName
 from .named_inputs import NAMES_METRIC
 from .option_types import Count, Options, Positive, Probability
+from .quantities import Workers
 
 
 class TrainOptions(Options):
@@ -41,6 +43,23 @@ class TrainOptions(Options):
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
         default="none",
         description="Weights of the classes in the loss. `balanced` weights each class by its inverse frequency.",
+    )
+    sampling: Literal["natural", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default="natural",
+        description="How samples are drawn. `natural` takes every sample once per epoch. `balanced` draws all classes "
+        "equally often, and a list draws the classes in these proportions; samples are drawn with replacement, and an "
+        "epoch stays as long as the training split.",
+    )
+    augment: tuple[AnyStep, ...] = Field(
+        default=(),
+        description="Random changes of the training samples, in this order, such as `[flip, {crop: 4}, {rotate: 10}]`. "
+        "Validation and calibration samples stay as they are. `retort data SOURCE --augment flip --preview sheet.png` "
+        "shows what becomes of samples.",
+    )
+    workers: Workers = Field(
+        default="auto",
+        description="Number of processes that read and change samples ahead of the training. The batches are the same "
+        "for any number. auto times the first batches, and starts workers only where they save time; 0 starts none.",
     )
     clip_norm: Positive | None = Field(
         default=None, description="Largest norm of the gradient. Larger gradients are scaled down."

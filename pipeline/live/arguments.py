@@ -44,6 +44,9 @@ class TrainArguments(TypedDict, total=False):
     warmup_epochs: float
     label_smoothing: float
     class_weights: Literal["none", "balanced"] | Sequence[float]
+    sampling: Literal["natural", "balanced"] | Sequence[float]
+    augment: Sequence[Any]
+    workers: int | Literal["auto"]
     clip_norm: float | None
     accumulate: int
     patience: int | None

@@ -21,6 +21,7 @@ from ...core.options.stage_options import CaptureOptions, DistillOptions, ModelS
 from ...core.options.student_form import is_student_form
 from ...core.signature import Signature
 from ...core.tensors import Array, TensorSpec
+from .augment_trial import augment_faults
 from .subject import Subject, fault_of
 
 SAMPLES = 64
@@ -55,6 +56,7 @@ def trial_faults(subject: Subject, known: list[Fault]) -> Iterator[Fault]:
         else:
             teacher = found
             yield from _as_faults(target_faults(subject, teacher, data))
+            yield from _as_faults(augment_faults(subject, teacher, data))
     elif "capture" in subject.finished:
         teacher = read_signature(subject.finished["capture"].main)
     student = subject.key("distill", "student")

@@ -387,3 +387,19 @@ def test_times_of_arm_are_refused_without_an_arm_processor(project: Path, monkey
     (project / "r.yaml").write_text(text)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     check_recipe(project / "r.yaml", project / "runs")
+
+
+def test_augmentation_and_sampling_are_tried_on_a_few_samples(tmp_path: Path) -> None:
+    """A transform for another kind of input and weights of too few classes are faults of every training, with lines."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "model: retort.examples.digits:teacher\ndata: digits\nstages:\n"
+        "  - train: {augment: [{rotate: 5}, mask], sampling: [1, 2]}\n"
+        "  - prune: {macs: 0.5, recover: {augment: [gain]}}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(path, tmp_path / "runs")
+    text = str(caught.value)
+    assert "stages.0.train.augment (line 4): `augment`: `mask` changes rows of tokens" in text
+    assert "stages.0.train.sampling (line 4): `sampling` has 2 weights" in text
+    assert "stages.1.prune.recover.augment (line 5): `augment`: `gain` changes recordings" in text

@@ -1,0 +1,1 @@
+"""Augmentation: pure, seeded transforms of training samples, and the checks of what is right for which input."""
