@@ -18,7 +18,7 @@ from ...core.tensors import Array
 from .tensor_symptoms import Finding, blatant, faults, saturated, weaknesses
 
 if TYPE_CHECKING:
-    from .input_kinds import Form
+    from .forms import Form
 
 FLOAT_DB = 60.0
 """Centred SQNR in dB below which a floating-point form differs from the first form."""

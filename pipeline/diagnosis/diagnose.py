@@ -24,7 +24,7 @@ from ...core.session import SessionOptions, open_session
 from ...core.tensors import Array
 from .. import stages
 from .causes import FLOAT_DB, common, explain, outputs_of
-from .input_kinds import Diagnosis, Form
+from .forms import Diagnosis, Form
 
 SAMPLES = 128
 INT8_DB, VERY_POOR_DB = 25.0, 12.0
