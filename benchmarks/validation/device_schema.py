@@ -39,14 +39,20 @@ class DevicePart(_Written):
     """One part of a run: ``NAME.json``; the raw numbers are in ``NAME.npz`` beside it."""
 
     kind: Literal["latency", "accuracy", "cold", "energy", "idle"] = Field(description="what was measured")
+    name: str = Field(default="", description="name of the part; missing in older results")
     error: str = Field(default="", description="why the part failed; empty if it did not")
     seed: int = Field(description="seed of the order of blocks")
     manifest: Sha256 = Field(description="SHA-256 of the description of the bundle")
     threads: int = Field(default=0, ge=0, description="threads of the runtime")
     candidate: str = Field(default="", description="the model of a start or of an accuracy")
-    candidates: tuple[str, ...] = Field(default=(), description="the models of a timing")
+    candidates: dict[str, str] | tuple[str, ...] = Field(
+        default=(), description="the models of a timing by the names in its raw numbers; a list in older results"
+    )
     reference: str = Field(default="", description="the reference of a timing")
     batch: int = Field(default=1, ge=1, description="rows per call")
+    batches: tuple[int, ...] = Field(default=(), description="rows per call that an accuracy tries, the largest first")
+    pinned: bool = Field(default=False, description="whether the threads stay on the cores of a kind")
+    needs_power: bool = Field(default=False, description="whether an energy is left out where nothing counts it")
     cores: str = Field(default="all", description="kind of cores of a timing: all, big or little")
     clock: Literal["thread", "wall"] = Field(default="wall", description="the clock of a timing that decides")
     plans: dict[str, PlanOfDevice] = Field(default={}, description="how each model was timed")

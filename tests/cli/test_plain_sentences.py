@@ -38,7 +38,7 @@ WRONG = {
     "serve graph --port 80a": "--port: must be a whole number, not '80a'",
     "serve graph --host 0.0.0.0": "--host: '0.0.0.0' is not one of '127.0.0.1'",
     "quantize graph --target gpu": "--target: 'gpu' is not one of 'cpu', 'arm', 'tensorrt'",
-    "bench graph --data data.npz --metric nice": "--metric: 'nice' is not one of",
+    "bench graph --data data.npz --metric nice": "Invalid value for '--metric': 'nice' is no metric",
     "predict graph --input x.npy --timeout 0": "--timeout: must be at least 0.001, not 0",
     "predict graph --data data.npz --rows 0": "--rows: must be at least 1, not 0",
     "bench graph --data data.npz --batch-sizes 0": "--batch-sizes: must be at least 1, not 0\n",
