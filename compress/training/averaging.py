@@ -23,16 +23,19 @@ class MovingAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._module, self._decay = module, decay
-        self.values = copies(module.state_dict())
+        state = module.state_dict()  # its tensors share memory with the module, which is only changed in place
+        self.values = copies(state)
+        floating = [name for name, value in state.items() if value.is_floating_point()]
+        self._averaged = [self.values[name] for name in floating], [state[name] for name in floating]
+        self._copied = [(self.values[name], state[name]) for name in state if name not in set(floating)]
 
     def update(self, step: int) -> None:
         """Include the weights after an optimizer step, counted from 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, value in self._module.state_dict().items():
-            if value.is_floating_point():
-                self.values[name].lerp_(value, 1 - decay)
-            else:
-                self.values[name].copy_(value)
+        for average, value in zip(*self._averaged, strict=True):
+            average.lerp_(value, 1 - decay)
+        for average, value in self._copied:
+            average.copy_(value)
 
     def restore(self, values: Mapping[str, torch.Tensor]) -> None:
         """Continue with the averages of a checkpoint."""

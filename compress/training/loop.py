@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,9 @@ from .observed_loss import train_also
 from .optimizers import add_penalties, make_optimizer, rate_factor, set_rate
 from .passes import Passes
 from .score import Score
+
+_SHOWN_EVERY_S = 0.1
+"""The progress bar is drawn at most so often, because drawing takes as long as a small step."""
 
 
 @dataclass
@@ -71,7 +75,8 @@ class Loop:
         self.feeding = feeding_of(data, options, self.reader, seed, self.passes.share)
         optimizer = make_optimizer(program.module, options)
         train_also(optimizer, self.passes.loss_module, options.weight_decay)
-        self.optimizer = machine.prepare_optimizer(optimizer)
+        # the wrapper scales gradients, and looks for packages at every step
+        self.optimizer = optimizer if machine.scaler is None else machine.prepare_optimizer(optimizer)
         self.average = MovingAverage(program.module, options.ema) if options.ema is not None else None
         self.best: Tensors | None = None
         self.zeros = zero_masks(program)
@@ -97,15 +102,17 @@ class Loop:
         at = self.at
         set_training(self.program, True)
         self._seed_step()
-        step_sum, passes, seen = 0.0, 0, self.feeding.rows_before(at.position)
+        step_sum, passes, seen, shown_s = 0.0, 0, self.feeding.rows_before(at.position), 0.0
         for batch in self.feeding.batches(at.epoch, at.position):
             step_sum += self._pass(batch)
             passes += 1
             if batch.last:
                 self._step(step_sum)
                 seen += batch.step_rows
-                bar.advance(passes, self._note(at.loss_sum / seen))
-                step_sum, passes = 0.0, 0
+                step_sum = 0.0
+                if at.position == self.feeding.steps or time.monotonic() - shown_s > _SHOWN_EVERY_S:
+                    bar.advance(passes, self._note(at.loss_sum / seen))
+                    passes, shown_s = 0, time.monotonic()
                 if at.step == 1:
                     require_finite(self)
                 if at.position < self.feeding.steps:
@@ -150,6 +157,8 @@ class Loop:
         """The validation metric of the weights that would be kept: of the moving average if there is one."""
         split, size = self.data.validation, self.options.batch_size
         score = Score(self.task, self.options.keep)
+        if not len(split):
+            return score
         averaged = nullcontext() if self.average is None else self.average.in_use()
         with evaluating(self.program), averaged, torch.no_grad():
             for start in range(0, len(split), size):
@@ -205,6 +214,8 @@ class Loop:
 
     def _keep_zeros(self) -> None:
         """Reset the zeros of a sparse program."""
+        if not self.zeros:
+            return
         with torch.no_grad():
             for weight, mask in self.zeros:
                 weight.mul_(mask)

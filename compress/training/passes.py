@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,19 +65,27 @@ class Passes:
             self.team.rows = batch.rows
         with nullcontext() if batch.last else self.machine.no_sync(self._module):
             loss: torch.Tensor = self._module(batch.inputs, batch.targets)
-            self.machine.backward(loss * weight)
+            weighted = loss if weight == 1 else loss * weight
+            if self.machine.scaler is None:  # accelerate's own call looks for packages at every step
+                weighted.backward()
+            else:
+                self.machine.backward(weighted)
         return loss.detach()
 
     def mean_loss(self, inputs: Tensors, targets: torch.Tensor | None) -> torch.Tensor:
         """The loss of some rows."""
-        with self.machine.autocast():
+        with self._precision():
             return self.loss(self.outputs(inputs), inputs, targets)
 
     def outputs(self, inputs: Tensors) -> Tensors:
         """The outputs by name, and the values that the loss observes."""
-        with self.machine.autocast():
+        with self._precision():
             values = self.program.module(*inputs.values())
         return named_values(self.program, self.observed, values)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        mixed = self.machine.mixed_precision != "no"
+        return self.machine.autocast() if mixed else nullcontext()
 
     def evaluate(self, split: Split, rows: range, reader: Reader, check: bool) -> Iterator[Evaluated]:
         """Outputs for some validation samples, in every process for the shares of all processes, in order."""

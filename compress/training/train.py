@@ -21,6 +21,7 @@ from .chance import doubt_of
 from .checkpoint import Checkpoints, checkpoint_path, discard, identity_of, state_hash
 from .distributed.processes import lost_processes
 from .divergence import require_finite
+from .events import Events, events_folder
 from .job import Job, at_work, require_device
 from .loop import Loop
 from .losses import Loss
@@ -84,8 +85,10 @@ def fit(
         path = checkpoint_path(context.scratch, label) if context.scratch else None
         checkpoints = Checkpoints(path, identity, options)
         job = Job(program, options, data, context.task, context.seed, loss, checkpoints.load(context.console))
+        folder = events_folder(context, label) if options.tensorboard else None
         with lost_processes(checkpoints.kept), at_work(job, context.base) as loop:
-            _run(loop, checkpoints, context.console, label)
+            events = Events(folder, loop.at.epoch) if folder else None
+            _run(loop, checkpoints, context.console, label, events)
             workers, changes = loop.feeding.loader.workers, loop.feeding.changes
     at, seconds = loop.at, time.perf_counter() - started
     history = tuple(Epoch(**epoch) for epoch in at.history)
@@ -105,7 +108,7 @@ def _ending(result: FitResult) -> str:
     return f"{result.metric_name} {value} on the validation split, {loss}, {where}"
 
 
-def _run(loop: Loop, checkpoints: Checkpoints, console: Console, label: str) -> None:
+def _run(loop: Loop, checkpoints: Checkpoints, console: Console, label: str, events: Events | None) -> None:
     at = loop.at
     if loop.feeding.changes:
         console.stage(label, f"training samples are changed by {'; '.join(loop.feeding.changes)}")
@@ -124,8 +127,13 @@ def _run(loop: Loop, checkpoints: Checkpoints, console: Console, label: str) -> 
         bar.skip(at.epoch * batches + min(at.position * loop.options.accumulate, batches))
         while not loop.finished:
             loop.run_epoch(bar, _after_step)
+            if events is not None:
+                events.write(loop)
             if checkpoints.due_after(at.epoch, loop.finished):
                 checkpoints.save(loop.state())
+    if events is not None:
+        events.close()
+        console.say(f"            TensorBoard: {events.folder}")
     loop.keep_best()
 
 
@@ -170,7 +178,8 @@ def training_facts(result: FitResult) -> Training:
 def _identity(program: Program, options: TrainOptions, context: Context, loss: Loss) -> str:
     return identity_of(
         options=options.model_dump(
-            mode="json", exclude={"checkpoint_epochs", "checkpoint_steps", "checkpoint_minutes", "workers"}
+            mode="json",
+            exclude={"checkpoint_epochs", "checkpoint_steps", "checkpoint_minutes", "tensorboard", "workers"},
         ),
         task=context.task,
         seed=context.seed,

@@ -85,3 +85,8 @@ class TrainOptions(Options):
         default=10.0,
         description="A further checkpoint is written inside an epoch when the last one is so many minutes old.",
     )
+    tensorboard: bool = Field(
+        default=False,
+        description="Write events for TensorBoard into the folder of the run: loss, learning rate, metric and "
+        "histograms of weights by epoch.",
+    )

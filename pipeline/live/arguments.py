@@ -57,6 +57,7 @@ class TrainArguments(TypedDict, total=False):
     checkpoint_epochs: int
     checkpoint_steps: int | None
     checkpoint_minutes: float
+    tensorboard: bool
 
 
 class TrainCall(TrainArguments, SharedArguments, total=False):

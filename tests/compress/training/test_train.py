@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from known import in_memory, known
 from torch import nn
-from training_kit import blobs, net, run, same, splits, weights
+from training_kit import Killed, Unplugged, blobs, net, run, same, splits, weights
 
 from retort.compress.capture.capture_program import capture
 from retort.compress.program import clone, load_program, predict, store
@@ -269,3 +270,35 @@ def test_batchnorm_with_batches_of_one_names_their_size(rows: int, remedy: str) 
     program = capture(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), {"x": torch.randn(2, 6)})
     with pytest.raises(UserError, match=rf"BatchNorm needs at least 2 samples in each batch.*\n.*{remedy}"):
         run(program, splits(train=blobs(rows, 1)), batch_size=1, epochs=1)
+
+
+def test_events_are_what_tensorboard_reads(tmp_path: Path) -> None:
+    """Loss, rate, metric and histograms of weights have one point per epoch, also after a training was interrupted."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    scratch, original = tmp_path / "run" / ".retort-scratch" / "01-train", blobs(65, 1)
+    data = splits(train=Unplugged(original.inputs, original.targets))
+    Unplugged.reads, Unplugged.limit = 0, 10  # it stops in the third epoch
+    with pytest.raises(Killed):
+        run(net(), data, scratch, tensorboard=True)
+    Unplugged.limit = 10**9
+    result = run(net(), data, scratch, tensorboard=True)
+    folder = tmp_path / "run" / "tensorboard" / "01-train" / "train"
+    found = accumulator.EventAccumulator(str(folder), {"histograms": 0, "scalars": 0})
+    found.Reload()
+    assert [point.step for point in found.Scalars("loss/train")] == [1, 2, 3, 4]
+    losses, metrics = ([point.value for point in found.Scalars(name)] for name in ("loss/train", "validation/accuracy"))
+    assert losses == pytest.approx([epoch.loss for epoch in result.history])
+    assert metrics == pytest.approx([epoch.metric for epoch in result.history])
+    rates = [point.value for point in found.Scalars("learning_rate")]
+    assert rates == sorted(rates, reverse=True)
+    assert [point.step for point in found.Histograms("weights/0.weight")] == [1, 2, 3, 4]
+    assert found.Histograms("weights/0.weight")[-1].histogram_value.num == 6 * 16
+
+
+def test_events_without_tensorboard_name_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package, or without a folder, one message says what is missing, and nothing was trained."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MachineError, match=r"need the package tensorboard"):
+        run(net(), scratch=tmp_path / "a" / "b", tensorboard=True)
+    with pytest.raises(UserError, match=r"`tensorboard` needs a folder"):
+        run(net(), tensorboard=True)
