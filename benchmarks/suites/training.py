@@ -12,14 +12,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...core.context import Context
+from ...core.data.references import resolve
 from ...core.data.splits import ArraySplit, Splits
+from ...core.options.stage_options import TrainOptions
 from ...core.tensors import Array
+from ...pipeline.repeated_training import RepeatedTraining
+from ...pipeline.training_team import take_part, together
 from ..machine import fingerprint
 
 ROWS, BATCH, CLASSES, TOKENS, WORDS = 1280, 64, 10, 32, 500
@@ -62,8 +67,6 @@ def net_of(name: str) -> Any:
     import torch
     from torch import nn
 
-    from ...examples.digits import teacher
-
     class Encoder(nn.Module):
         """Tokens to classes."""
 
@@ -79,15 +82,20 @@ def net_of(name: str) -> Any:
             return scores
 
     torch.manual_seed(0)
-    return teacher() if name == "cnn" else Encoder()
+    return resolve("retort.examples.digits:teacher", Path.cwd())() if name == "cnn" else Encoder()
 
 
-def train_by_hand(model: Any, x: Array, y: Array, epochs: int) -> None:
-    """The loop that one writes: AdamW without decay of vectors, cosine, and a look at the loss of each step."""
+def train_by_hand(net: str, x: Array, y: Array, epochs: int) -> float:
+    """The loop that one writes: AdamW without decay of vectors, cosine, and a look at the loss of each step.
+
+    Returns:
+        Its CPU time in seconds.
+    """
     import torch
     from torch.nn import functional
 
-    model.train()
+    model = net_of(net).train()
+    began = time.process_time()
     parts = [[value for value in model.parameters() if (value.dim() >= 2) == matrix] for matrix in (True, False)]
     groups = [{"params": parts[0], "weight_decay": 1e-4}, {"params": parts[1], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=2e-3)
@@ -103,44 +111,35 @@ def train_by_hand(model: Any, x: Array, y: Array, epochs: int) -> None:
             optimizer.step()
             schedule.step()
             loss.item()
+    return time.process_time() - began
 
 
-def train_by_retort(program: Any, x: Array, y: Array, epochs: int) -> None:
-    """The same training in Retort's loop, without validation as above."""
-    from ...compress.training.train import fit
-    from ...core.context import Context
-    from ...core.options.stage_options import TrainOptions
+def repeated(net: str) -> RepeatedTraining:
+    """The captured net."""
+    import torch
 
+    return RepeatedTraining(net_of(net), {"x": torch.from_numpy(data(net)[0][:2])})
+
+
+def train_by_retort(training: RepeatedTraining, x: Array, y: Array, epochs: int) -> float:
+    """The same training in Retort's loop, without validation as above; its CPU time in seconds."""
     none = ArraySplit({"x": x[:0]}, y[:0])
-    fit(
-        program,
-        TrainOptions(epochs=epochs, batch_size=BATCH, device="cpu"),
-        Context(Splits(ArraySplit({"x": x}, y), none, none, none)),
-    )
+    given = Context(Splits(ArraySplit({"x": x}, y), none, none, none))
+    return training.cpu_seconds(TrainOptions(epochs=epochs, batch_size=BATCH, device="cpu"), given)
 
 
 def cost_of(net: str, rounds: int, epochs: int) -> Cost:
     """Both loops in turn, after one round that does not count."""
     import torch
 
-    from ...compress.capture.capture_program import capture
-    from ...compress.program import clone
-
     torch.set_num_threads(1)
     x, y = data(net)
-    start = capture(net_of(net), {"x": torch.from_numpy(x[:2])})
+    training = repeated(net)
     rng, seconds = np.random.default_rng(0), []
     for _ in range(rounds + 1):
-        model, program = net_of(net), clone(start)
-        loops: list[Callable[[], None]] = [
-            lambda model=model: train_by_hand(model, x, y, epochs),  # type: ignore[misc]
-            lambda program=program: train_by_retort(program, x, y, epochs),  # type: ignore[misc]
-        ]
         spent = [0.0, 0.0]
         for place in rng.permutation(2):
-            began = time.process_time()
-            loops[place]()
-            spent[place] = time.process_time() - began
+            spent[place] = train_by_retort(training, x, y, epochs) if place else train_by_hand(net, x, y, epochs)
         seconds.append(spent)
     found = np.array(seconds[1:]) * 1e3 / (epochs * len(x) / BATCH)
     by_hand, retort = np.median(found, 0).tolist()
@@ -161,15 +160,11 @@ def steps_per_second(processes: int, epochs: int) -> float:
 
 def _train_inside(epochs: int) -> int:
     """One process of a training over several: rank 0 prints the steps per second."""
-    import torch
-
-    from ...compress.capture.capture_program import capture
-
     x, y = data("cnn")
-    program = capture(net_of("cnn"), {"x": torch.from_numpy(x[:2])})
-    train_by_retort(program, x, y, 1)
+    training = repeated("cnn")
+    train_by_retort(training, x, y, 1)
     began = time.perf_counter()
-    train_by_retort(program, x, y, epochs)
+    train_by_retort(training, x, y, epochs)
     sys.stdout.write(f"{epochs * len(x) / BATCH / (time.perf_counter() - began)}\n")
     return 0
 
@@ -177,8 +172,6 @@ def _train_inside(epochs: int) -> int:
 def _inside(epochs: int) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _train_inside(epochs)
-    from ...pipeline.training_team import take_part, together
-
     with together() as team:
         if team.rank:
             take_part(team)
