@@ -41,6 +41,7 @@ from .app import (
     place_of,
     reused,
 )
+from .cross_validation import with_folds
 from .explain_flag import explainable
 from .flags import build_options, settings_flag, with_flags
 from .program_nodes import HEADER, nodes_of, row
@@ -200,6 +201,7 @@ def _stage_command(entry: StageEntry) -> None:
     command.__doc__ = f"{entry.purpose}\n\n    Example: `{entry.example}`"
     finished = with_flags(command, entry.options)
     shown = {"prune": prune_groups, "distill": student_layers}.get(entry.name)
+    finished = with_folds(finished) if entry.name == "train" else finished
     app.command(entry.name)(explainable(finished, shown.explain_command, shown.HELP) if shown else finished)
 
 

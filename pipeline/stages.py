@@ -39,6 +39,13 @@ def train(options: TrainOptions, parent: Artifact, place: Place, context: Contex
     return stage(options, parent, place, context)
 
 
+def cross_validate(options: TrainOptions, parent: Artifact, place: Place, context: Context, folds: int) -> Artifact:
+    """Train a program once per fold of the train split, and judge it on the fold that it did not see."""
+    from ..compress.training.folds import cross_validate as measurement
+
+    return measurement(options, parent, place, context, folds)
+
+
 def distill(options: DistillOptions, parent: Artifact, place: Place, context: Context) -> Artifact:
     """Train the student that ``options`` name, or make from ``parent``, on the soft targets of ``parent``."""
     from ..compress.distillation.distill import distill as stage

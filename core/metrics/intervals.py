@@ -8,7 +8,7 @@ Statistician 69 (2015), 371-386 for widening the bootstrap's quantiles by Studen
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -51,6 +51,24 @@ def z_value(confidence: float) -> float:
 def widened_z(n: int, confidence: float) -> float:
     """The normal quantile for a bootstrap of ``n`` samples, which is larger for few samples (Hesterberg 2015)."""
     return math.sqrt(n / (n - 1)) * _student(z_value(confidence), n - 1)
+
+
+def student_interval(values: Sequence[float], confidence: float) -> Interval:
+    """The mean of values with its interval by Student's t; the interval of one value is infinite."""
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return Interval(mean, -math.inf, math.inf, confidence)
+    half = _student_quantile(confidence, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half, confidence)
+
+
+def _student_quantile(confidence: float, freedom: int) -> float:
+    """The two-sided quantile, exact for 1 and 2 degrees of freedom."""
+    if freedom == 1:
+        return math.tan(math.pi * confidence / 2)
+    if freedom == 2:
+        return confidence * math.sqrt(2 / (1 - confidence**2))
+    return _student(z_value(confidence), freedom)
 
 
 def smallest_doubt(n: int, confidence: float) -> float:
