@@ -31,6 +31,7 @@ class Events:
 
     def __init__(self, folder: Path, epoch: int = 0) -> None:
         with needed("tensorboard", "events of a training"):
+            import tensorboard as tensorboard  # the next line says less if it is missing
             from torch.utils.tensorboard import SummaryWriter
         self.folder = folder
         with storage_errors(str(folder)):

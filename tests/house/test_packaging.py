@@ -49,7 +49,6 @@ NOT_IMPORTED = {
     "pytest-timeout": "a plugin: `timeout` in pyproject.toml",
     "pytest-xdist": "a plugin: `make test` runs with -n",
     "ruff": "`make check` runs it",
-    "tensorboard": "`torch.utils.tensorboard` imports it",
     "tensorrt": "`core/backends/trt_versions.py` imports it by the name that was chosen",
     "types-psutil": "types for mypy",
     "types-pyyaml": "types for mypy",
