@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...core.artifact import Artifact, load_artifact, new_artifact, raise_if_not
 from ...core.context import Context, Place
+from ...core.counts import counted
 from ...core.data.splits import Split, Subset, targets_in_memory
 from ...core.errors import DataError
 from ...core.facts.fold_facts import FoldScore, FoldsFacts
@@ -102,7 +103,8 @@ def fold_rows(targets: Array, folds: int, seed: int) -> list[NDArray[np.int64]]:
     """
     if len(targets) < folds:
         raise DataError(
-            f"the training split has {len(targets)} samples, and there are {folds} folds", "give fewer folds"
+            f"the training split has {counted(targets, 'sample')}, and there are {counted(folds, 'fold')}",
+            "give fewer folds",
         )
     order = np.random.default_rng([seed, folds]).permutation(len(targets))
     if targets.ndim == 1 and targets.dtype.kind in "iub":
