@@ -56,7 +56,7 @@ def cross_validate(options: TrainOptions, parent: Artifact, place: Place, contex
         assert score.value is not None
         name = score.name
         context.console.say(
-            f"    fold {number + 1}  {name} {score.value:.4f} on {len(rows)} samples that it did not see"
+            f"    fold {number + 1}  {name} {score.value:.4f} on {counted(rows, 'sample')} that it did not see"
         )
         scores.append(
             FoldScore(fold=number + 1, samples=len(rows), value=score.value, epochs=result.epochs,
