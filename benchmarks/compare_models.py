@@ -13,7 +13,7 @@ from ..core.data.splits import Splits
 from ..core.errors import UserError
 from ..core.metrics.tasks.classification import label_indicators
 from ..core.options.stage_options import BenchOptions, MetricName
-from ..core.session import PROVIDERS
+from ..core.session import PROVIDERS, naming_model
 from .comparability import Compared, at_fixed_batch, differences
 from .sessions import LATENCY_SAMPLES, opener, runtime_name
 from .timing_limits import time_limits
@@ -56,7 +56,10 @@ def compare_files(
     sessions = [opened() for opened in openers.values()]
     options, timing = at_fixed_batch({name: one.signature for name, one in zip(names, sessions, strict=True)}, options)
     known = next((one.signature.classes for one in sessions if one.signature.classes), ())
-    fitted = [fit_to(splits, session.signature.naming(known)) for session in sessions]
+    fitted = []
+    for name, session in zip(names, sessions, strict=True):
+        with naming_model(name):
+            fitted.append(fit_to(splits, session.signature.naming(known)))
     data = [each.test for each in fitted]
     found = [predict(*pair, console=console) for pair in zip(sessions, data, strict=True)]
     compared = {

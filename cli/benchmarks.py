@@ -85,11 +85,15 @@ def compare(
     Example: `retort compare before.json runs/digits`
     """
     from ..benchmarks.report.compare import compare_results, comparison_rows, to_dict
+    from ..benchmarks.validation.edited import invalid
+    from ..benchmarks.validation.recomputation import Recomputation
     from ..pipeline.runs.run_folders import result_of
 
     screen = console(json)
-    found = compare_results(result_of(before), result_of(after))
+    results = {path: result_of(path) for path in (before, after)}
+    edited = [told for path, one in results.items() if (told := invalid(path, Recomputation(one).faults))]
+    found = compare_results(results[before], results[after])
     screen.table(f"{before} → {after}", *comparison_rows(found))
-    for note in found.notes:
+    for note in (*found.notes, *edited):
         screen.warn(note)
-    screen.result(to_dict(found))
+    screen.result(to_dict(found) | {"edited": edited})

@@ -163,6 +163,19 @@ def model_faults(shown: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def naming_model(name: str) -> Iterator[None]:
+    """Name the model in the error of samples that do not fit it, where there are several.
+
+    Raises:
+        InputError: samples did not fit within this context.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"the samples do not fit '{name}': {error.message}", error.remedy, **error.facts) from error
+
+
 def _open(name: str, model: Path | bytes, options: SessionOptions, signature: Signature | None) -> Session:
     backend = import_module(f"{__package__}.backends.{name}")
     session: Session = backend.open_model(model, options, signature)

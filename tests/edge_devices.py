@@ -37,9 +37,9 @@ exec sh -c "$2"
 """
 
 
-def dense(path: Path, width: int, classes: int = 3, fails_at: float | None = None) -> Artifact:
+def dense(path: Path, width: int, classes: int = 3, fails_at: float | None = None, inputs: int = 8) -> Artifact:
     """A net of two layers, as wide as asked; with ``fails_at`` a sample whose first value it is has no answer."""
-    weights = [RANDOM.normal(size=size).astype(np.float32) for size in ((8, width), (width, classes))]
+    weights = [RANDOM.normal(size=size).astype(np.float32) for size in ((inputs, width), (width, classes))]
     nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Relu", ["h"], ["r"])]
     nodes.append(helper.make_node("MatMul", ["r", "b"], ["y" if fails_at is None else "scores"]))
     given = [numpy_helper.from_array(array, name) for array, name in zip(weights, "ab")]
@@ -58,7 +58,7 @@ def dense(path: Path, width: int, classes: int = 3, fails_at: float | None = Non
             helper.make_node("Unsqueeze", ["nothing", "one"], ["column_of_zeros"]),
             helper.make_node("Add", ["scores", "column_of_zeros"], ["y"]),
         ]
-    ports = [helper.make_tensor_value_info(name, 1, ["batch", size]) for name, size in (("x", 8), ("y", classes))]
+    ports = [helper.make_tensor_value_info(name, 1, ["batch", size]) for name, size in (("x", inputs), ("y", classes))]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], given)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return load_artifact(path)

@@ -22,7 +22,7 @@ from ...core.data.splits import Splits
 from ...core.errors import DataError, UserError
 from ...core.formats.weights_beside import files_beside, model_sha256
 from ...core.options.edge_options import EdgeOptions
-from ...core.session import SessionOptions, open_session
+from ...core.session import SessionOptions, naming_model, open_session
 from ...core.signature import Signature
 from ...core.system.owned_folders import sha256_file
 from ...core.tensors import BATCH, Array, Feeds, TensorSpec
@@ -90,7 +90,7 @@ def write_device_bundle(
     with new_artifact(place, "edge", "edge", options=options) as draft:
         folder = draft.folder
         entries = [candidate_of(folder, index, one) for index, one in enumerate(opened)]
-        data, feeds = _samples(folder, opened[0], splits, options.rows)
+        data, feeds = _samples(folder, opened, splits, options.rows)
         for one, entry in zip(opened, entries, strict=True):
             _fixed_batches(entry, options)
             if one.plan is not None:
@@ -206,12 +206,21 @@ def _axes(specs: Sequence[TensorSpec], fixed: int | None) -> dict[str, int]:
     return named or {spec.name: 0 for spec in specs if fixed and spec.shape and spec.shape[0] == fixed}
 
 
-def _samples(folder: Path, model: Measured, splits: Splits, most: int) -> tuple[dict[str, Any], Feeds]:
-    """The inputs of the test samples as files, and their targets; and the inputs."""
-    test = fit_to(splits, model.signature).test
+def _samples(folder: Path, models: Sequence[Measured], splits: Splits, most: int) -> tuple[dict[str, Any], Feeds]:
+    """The inputs of the test samples as files, and their targets; and the inputs.
+
+    Raises:
+        InputError: the samples do not fit a model, which is named.
+    """
+    model = models[0]
+    with naming_model(model.name):
+        test = fit_to(splits, model.signature).test
     rows = min(len(test), most)
     feeds, targets = test.read(range(rows))
-    checked = model.signature.validate(_first_batch(feeds, model))
+    checked: dict[str, Array] = {}
+    for each in reversed(models):  # those of the first one are kept
+        with naming_model(each.name):
+            checked = each.signature.validate(_first_batch(feeds, each))
     (folder / DATA).mkdir()
     inputs = {}
     for index, (name, array) in enumerate(feeds.items()):

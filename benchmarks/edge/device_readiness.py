@@ -56,6 +56,8 @@ def look(
     except LinkLost:
         raise
     except MachineError as error:
+        if device.made:
+            leave(device)
         remedy = "install Python 3.9 or newer there, or name it with --python"
         raise MachineError(f"{device.host} has no working {device.python}: {error.message}", remedy) from error
     size = bundle_bytes + (int(wheels["bytes"]) if wheels else 0)

@@ -14,7 +14,7 @@ from ..report.compare import BETWEEN_RUNS, Change, compare_results, floor_of
 from ..result import LatencyRun, Result, StageEntry
 from ..timing.machine_noise import PRESSURE_LIMIT_PERCENT, STEAL_LIMIT_PERCENT
 from .baseline import Bounds, differences, require_comparable, without
-from .regression_checks import Check, Outcome, check_accuracy, check_latency, check_size, overall
+from .regression_checks import UNDECIDED, Check, Outcome, check_accuracy, check_latency, check_size, overall
 
 BETWEEN_QUIET_RUNS = 0.02
 """How far two runs of one file differ on a quiet machine (benchmarks.md B9); :data:`BETWEEN_RUNS` on a busy one."""
@@ -47,9 +47,13 @@ class Gated:
 
     @property
     def sentence(self) -> str:
-        """What was decided: every check that did not pass, or else all of them."""
-        kept = [check.sentence for check in self.checks if check.outcome == self.outcome]
-        return "; ".join(kept)
+        """What was decided: every check that did not pass, or else all; a reason that several share stands once."""
+        reasons: dict[str, list[str]] = {}
+        for check in self.checks:
+            if check.outcome == self.outcome:
+                found, between, reason = check.sentence.partition(UNDECIDED)
+                reasons.setdefault(between + reason, []).append(found)
+        return "; ".join("; ".join(found) + reason for reason, found in reasons.items())
 
     def to_dict(self) -> dict[str, Any]:
         """All values, as JSON-ready values."""

@@ -13,12 +13,12 @@ import numpy as np
 from ...core.counts import listed
 from ...core.errors import UserError
 from ...core.metrics.ratio import Ratio
+from ..load_report.load_verdict import load_state
 from ..machine import describe, identity
 from ..repeatability.noise_floor import known_floor
 from ..report.compare import BETWEEN_RUNS
 from ..result import PercentileEntry
 from ..scenarios.load_result import LoadEntry, LoadResult
-from ..scenarios.load_state import state_of
 from ..timing.statistics import unpaired_ratio
 from .gate_models import Gated, widened
 from .regression_checks import Check, check_latency
@@ -79,8 +79,8 @@ def _require_alike(before: LoadResult, after: LoadResult) -> None:
 
 
 def _doubts(which: str, result: LoadResult) -> tuple[str, ...]:
-    state = state_of(result)
-    return tuple(f"{which} is {state.status}: {reason}" for reason in state.reasons)
+    state = load_state(result)
+    return () if state.status == "VALID" else (f"{which} is {state.status}: {state.reason}",)
 
 
 def _floor(result: LoadResult) -> float:

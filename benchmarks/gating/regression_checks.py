@@ -21,6 +21,8 @@ from ..timing.equivalence import no_slower
 
 SAME_PERCENT = 0.05
 """A change that would be written as 0.0 %."""
+UNDECIDED = ": this decides nothing, because "
+"""Stands between what a check found and why nothing can be decided by it."""
 Outcome = Literal["passed", "failed", "cannot tell", "invalid"]
 """An ``invalid`` measurement, such as a NOISY one, supports no decision, and is never taken for a pass."""
 Quantity = Literal["latency", "accuracy", "size"]
@@ -79,7 +81,7 @@ def check_latency(
     bound = f"{slower_percent:g} %"
     if ratio.doubts:
         outcome: Outcome = "invalid"
-        reason = f"this decides nothing, because {'; '.join(ratio.doubts)}"
+        reason = UNDECIDED.removeprefix(": ") + "; ".join(ratio.doubts)
     elif no_slower(ratio, slower_percent) == "yes":
         outcome, reason = "passed", f"a slowdown of {bound} is excluded"
     elif ratio.tendency == "slower":

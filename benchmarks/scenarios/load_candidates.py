@@ -16,7 +16,7 @@ from ...core.data.model_inputs import fit_to
 from ...core.data.splits import Split, Splits
 from ...core.errors import UserError
 from ...core.options.option_types import Provider
-from ...core.session import PROVIDERS, Session, SessionOptions, open_session
+from ...core.session import PROVIDERS, Session, SessionOptions, naming_model, open_session
 from ...core.tensors import Feeds
 from ...serve.client import Client, decoded, encoded
 from ..compare_models import by_name
@@ -150,7 +150,8 @@ def _of_model(name: str, artifact: Artifact, provider: Provider, splits: Splits,
 
     def opened(threads: int, rows: int) -> OpenedCandidate:
         session = open_session(artifact.main, SessionOptions(threads=threads, providers=PROVIDERS[provider]))
-        return of_session(session, fit_to(splits, session.signature).test, rows, samples)
+        with naming_model(name):
+            return of_session(session, fit_to(splits, session.signature).test, rows, samples)
 
     return LoadCandidate(
         name, str(artifact.main), KINDS_RUN[artifact.kind], runtime_name(artifact.main, provider), opened, entry.sha256,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -95,16 +96,15 @@ def gate(
     from ...benchmarks.gating.baseline import Bounds
     from ...benchmarks.gating.gate_page import MARK
     from ...benchmarks.load_report.load_files import is_load
-    from ...pipeline.runs.run_folders import result_of
 
     screen = console(json)
     claim_file(markdown, force, MARK)
     slower_percent = percent_of(slower, "--slower") if latency else None
     bounds = Bounds(slower_percent, accuracy_drop, None if size is None else percent_of(size, "--size"))
     if is_load(baseline) or any(is_load(path) for path in current):
-        _tell(_loads(baseline, current, bounds, data), markdown, cannot_tell, screen)
+        _tell(_loads(baseline, current, bounds, data), markdown, cannot_tell, screen, _remedy_of_load)
         return
-    before = result_of(baseline)
+    before = _unedited(baseline)
     models = [path for path in current if _is_model(path)]
     if models and len(models) != len(current):
         raise UserError("results and model files cannot be gated together", "give either, in separate commands")
@@ -192,16 +192,30 @@ def _measured(
     return gate_runs(before, measure(named), names, bounds)
 
 
+def _unedited(path: Path) -> Result:
+    """The result of a path, whose figures follow from its raw times.
+
+    Raises:
+        ArtifactError: it was edited.
+    """
+    from ...benchmarks.validation.edited import require_unedited
+    from ...benchmarks.validation.recomputation import Recomputation
+    from ...pipeline.runs.run_folders import result_of
+
+    found = result_of(path)
+    require_unedited(path, Recomputation(found).faults)
+    return found
+
+
 def _read(current: list[Path], before: Result, bounds: Bounds, stage: str | None, data: str) -> Gated:
     from ...benchmarks.gating.baseline import paired_names
     from ...benchmarks.gating.gate_models import gate_runs
-    from ...pipeline.runs.run_folders import result_of
 
     if len(current) != 1:
         raise UserError("one result can be gated at a time", "give one result, or model files with --data")
     if data:
         raise UserError(f"{current[0]} is a result, so nothing is measured with --data", "leave out --data")
-    after = result_of(current[0])
+    after = _unedited(current[0])
     names = paired_names([one.stage for one in before.stages], [one.stage for one in after.stages], stage)
     return gate_runs(before, after, names, bounds)
 
@@ -211,19 +225,34 @@ def _loads(baseline: Path, current: list[Path], bounds: Bounds, data: str) -> Ga
 
     Raises:
         UserError: something else is asked.
+        ArtifactError: one of them was edited.
     """
     from ...benchmarks.gating.load_gate import gate_loads
     from ...benchmarks.scenarios.load_result import read_load
+    from ...benchmarks.validation.edited import require_unedited
+    from ...benchmarks.validation.load_recomputation import LoadRecomputation
 
     if bounds.slower_percent is None or bounds.accuracy_drop is not None or bounds.growth_percent is not None or data:
         raise UserError("of a load only the latency can be gated", "gate accuracy and size with `retort bench` results")
     if len(current) != 1:
         raise UserError("one result can be gated at a time", "give one result of `retort bench load`")
-    return gate_loads(read_load(baseline), read_load(current[0]), bounds.slower_percent)
+    before, after = read_load(baseline), read_load(current[0])
+    for path, result in ((baseline, before), (current[0], after)):
+        require_unedited(path, LoadRecomputation(result).faults)
+    return gate_loads(before, after, bounds.slower_percent)
 
 
-def _tell(found: Gated, markdown: Path | None, cannot_tell: str, screen: Console) -> None:
+def _tell(
+    found: Gated,
+    markdown: Path | None,
+    cannot_tell: str,
+    screen: Console,
+    remedy: Callable[[Gated], str] | None = None,
+) -> None:
     """Print the table, write the page, and fail unless the gate passed.
+
+    Args:
+        remedy: what to do if it did not; by default that of models and results.
 
     Raises:
         GateError: the gate was missed, or could not be decided.
@@ -241,7 +270,7 @@ def _tell(found: Gated, markdown: Path | None, cannot_tell: str, screen: Console
     if found.outcome == "passed" or (found.outcome == "cannot tell" and cannot_tell == "pass"):
         screen.result(found.to_dict(), sentence)
         return
-    raise GateError(sentence.rstrip("."), _remedy(found), gate=found.to_dict())
+    raise GateError(sentence.rstrip("."), (remedy or _remedy)(found), gate=found.to_dict())
 
 
 def _remedy(found: Gated) -> str:
@@ -255,3 +284,11 @@ def _remedy(found: Gated) -> str:
             "together; or let undecided gates pass with --cannot-tell pass"
         )
     return "measure longer with --budget-s, use more test samples, or let undecided gates pass with --cannot-tell pass"
+
+
+def _remedy_of_load(found: Gated) -> str:
+    """Loads are always compared in two runs, whose length is that of `bench load`."""
+    if found.outcome == "failed":
+        return _remedy(found)
+    longer = "measure both again with a larger --seconds, on a machine that is less busy"
+    return longer if found.outcome == "invalid" else f"{longer}; or let undecided gates pass with --cannot-tell pass"

@@ -152,3 +152,17 @@ def test_percentages_are_read_with_their_sign() -> None:
     for text in ("5", "-1%", "five", "", "1e-2"):
         with pytest.raises(UserError, match="is no share"):
             percent_of(text, "--size")
+
+
+def test_an_edited_result_passes_no_gate(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Times that do not follow from the raw ones are refused on both sides, and `compare` warns of them."""
+    base, edited = project / "base.json", tmp_path / "edited.json"
+    raw = json.loads(base.read_text())
+    times = raw["stages"][0]["latency"]["1"]["median_ms"]
+    times |= {name: times[name] / 2 for name in ("value", "low", "high")}
+    edited.write_text(json.dumps(raw))
+    for before, after in ((base, edited), (edited, base)):
+        assert exit_code("bench", "gate", str(after), "--baseline", str(before), "--slower", "90%") == 3
+        assert "edited.json is INVALID, so no decision can be based on it" in " ".join(capsys.readouterr().err.split())
+    assert exit_code("compare", str(base), str(edited)) == 0
+    assert "edited.json is INVALID" in " ".join(capsys.readouterr().err.split())

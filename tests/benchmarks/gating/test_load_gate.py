@@ -83,3 +83,17 @@ def test_the_command_gates_files(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "the present result is NOISY: the hypervisor took 9.0 %" in capsys.readouterr().err
     assert exit_code(*gate, str(files["faster"]), "--accuracy-drop", "0.01") == 2
     assert "only the latency can be gated" in capsys.readouterr().err
+
+
+def test_a_reason_of_several_checks_stands_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All checks of a doubtful load share one short reason, and the remedy names the option of `bench load`."""
+    noisy = load_result("single-stream", steal_percent=9.0, drift=0.5)
+    sentence = gate_loads(load_result("single-stream"), noisy, 5.0).sentence
+    assert sentence.count("the present result is NOISY: ") == 1
+    assert "the median of fp32 at" in sentence
+    assert "the median of int8 at" in sentence
+    files = [tmp_path / f"{name}.json" for name in ("before", "noisy")]
+    write_load(judged(load_result("single-stream")), files[0])
+    write_load(judged(noisy), files[1])
+    assert exit_code("bench", "gate", "--baseline", str(files[0]), str(files[1])) == 6
+    assert "--seconds" in capsys.readouterr().err

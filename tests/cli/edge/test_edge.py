@@ -230,6 +230,25 @@ def test_classes_that_a_model_does_not_have_are_told_before_it_is_measured(
     assert not (tmp_path / "home").exists()
 
 
+def test_samples_of_another_size_are_told_before_it_is_measured(
+    models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A model for wider rows than the data have is named, also if it is not the first; the device is not touched."""
+    dense(tmp_path / "other.onnx", 16, inputs=9)
+    assert call("run", "local", "wide.onnx", "other.onnx", "--data", "data.npz") == 2
+    assert "the samples do not fit 'other': input 'x' has size 8 on axis 1" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_device_without_python_keeps_nothing(
+    models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The folder that was made to look at it is deleted again."""
+    assert call("run", "local", "wide.onnx", "--data", "data.npz", "--python", "/no/such/python") == 7
+    assert "no working /no/such/python" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "home").glob("retort-edge*"))
+
+
 def test_models_with_other_batch_axes_are_refused(models: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The same samples cannot be given to both, although name, type and rank agree."""
     shapes: dict[str, list[str | int | None]] = {"first": ["batch", 5, 8], "second": [5, "batch", 8]}
