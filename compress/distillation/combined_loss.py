@@ -128,11 +128,11 @@ def distillation_loss(
 
     Raises:
         ModelError: a layer does not exist, no layers can be paired, or a model has no attention.
-        UserError: a function of the user does not exist, or a loss that compares samples gets batches of one.
+        UserError: a function of the user does not exist, or a loss does not fit the task, the batches or mixed samples.
     """
     if not options.losses:
         return soft_target_loss(teacher, options.temperature, options.alpha, task, hard)
-    _check_batch(options)
+    _check(options, task)
     with seeded(seed):
         terms = [_term(loss, options, student, teacher, task, base or Path.cwd()) for loss in options.losses]
     for term in terms:
@@ -144,12 +144,10 @@ def distillation_loss(
     return CombinedLoss(teacher, terms, hard or (plain_loss(task) if weight > 0 else squared_error), weight, base)
 
 
-def _check_batch(options: SoftTargetOptions) -> None:
-    alone = [loss.loss for loss in options.losses if loss.needs_batch]
-    if alone and options.batch_size == 1:
-        raise UserError(
-            f"the loss `{alone[0]}` compares the samples of a batch, and batch_size is 1", "set batch_size to 2 or more"
-        )
+def _check(options: SoftTargetOptions, task: Task) -> None:
+    wrong = options.misfit(task)
+    if wrong is not None:
+        raise UserError(*wrong)
 
 
 def _term(

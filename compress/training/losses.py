@@ -43,11 +43,18 @@ class CrossEntropy:
             return self._of_probabilities(scores, wanted, weights)
         if team() is not None and (weights is not None or wanted.dim() > 1):
             return self._of_all_processes(scores, wanted, weights)
-        if wanted.dim() > 1 and not bool((wanted != IGNORED).any()):
+        if not self._any_counts(wanted, weights):
             return scores.sum() * 0
         return functional.cross_entropy(
             scores, wanted, weight=weights, label_smoothing=self.smoothing, ignore_index=IGNORED
         )
+
+    @staticmethod
+    def _any_counts(wanted: torch.Tensor, weights: torch.Tensor | None) -> bool:
+        """Whether a target has a weight; the library's mean over none is NaN."""
+        if weights is not None and not bool(weights.all()):
+            return bool((weights[wanted.clamp(min=0)] * (wanted != IGNORED)).any())
+        return wanted.dim() == 1 or bool((wanted != IGNORED).any())
 
     def _of_all_processes(
         self, scores: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None

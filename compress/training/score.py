@@ -7,9 +7,10 @@ import torch
 
 from ...core.data.target_rows import joined_targets
 from ...core.errors import UserError
-from ...core.metrics.task_metrics import evaluate, evidence_of, higher_is_better, is_labelled, metric_of, value_of
+from ...core.metrics.task_metrics import evaluate, evidence_of, higher_is_better, metric_of, value_of
 from ...core.metrics.tasks.classification import IGNORED
 from ...core.metrics.tasks.judged_outputs import judged_outputs
+from ...core.metrics.tasks.metric_table import unfit_to_keep
 from ...core.options.metric_names import DEFAULT_METRICS, MetricName, is_function
 from ...core.options.stage_options import Task
 from ...core.tensors import Array
@@ -27,16 +28,14 @@ class Score:
         metric: any metric that needs targets.
 
     Raises:
-        UserError: the metric compares with a reference model.
+        UserError: the metric compares with a reference model, or is for other tasks.
     """
 
     def __init__(self, task: Task, metric: MetricName | None = None) -> None:
         self.name = metric or DEFAULT_METRICS[task]
-        if not is_labelled(self.name):
-            raise UserError(
-                f"'{self.name}' compares with a reference model, and a training has none",
-                "choose a metric that needs targets as `keep`",
-            )
+        wrong = unfit_to_keep(self.name, task)
+        if wrong is not None:
+            raise UserError(*wrong)
         self._total = 0.0
         self._count = 0
         self._kept: list[tuple[Array, ...]] = []

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag
 
+from .metric_names import Task
 from .named_inputs import NAMES_FUNCTION
 from .option_types import Count, Options, Positive
 
@@ -31,12 +32,14 @@ class LossOptions(Options):
         needs_targets: whether it cannot be computed without labels.
         needs_equal_outputs: whether teacher and student must predict the same classes or values.
         needs_batch: whether it compares the samples of a batch, so that one sample is not enough.
+        tasks: the tasks that it is for; None for all.
     """
 
     shares: ClassVar[bool] = False
     needs_targets: ClassVar[bool] = False
     needs_equal_outputs: ClassVar[bool] = False
     needs_batch: ClassVar[bool] = False
+    tasks: ClassVar[tuple[Task, ...] | None] = None
 
     loss: str
     weight: Positive = Field(default=1.0, description="Weight of the loss in the sum.")
@@ -68,6 +71,7 @@ class DkdOptions(SoftenedOptions):
     """Decoupled distillation: the target's probability and those of the other classes apart (Zhao et al., 2022)."""
 
     needs_equal_outputs = needs_targets = True
+    tasks = ("classification",)
 
     loss: Literal["dkd"] = "dkd"
     alpha: float = Field(default=1.0, ge=0, description="Weight of the part about the target class.")
@@ -79,6 +83,7 @@ class DistOptions(SoftenedOptions):
     """Correlation of the predictions, per sample and per class (DIST; Huang et al., 2022)."""
 
     needs_equal_outputs = needs_batch = True
+    tasks = ("classification", "sequence")
 
     loss: Literal["dist"] = "dist"
     inter: float = Field(default=1.0, ge=0, description="Weight of the correlation over the classes of a sample.")

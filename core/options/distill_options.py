@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from .distill_losses import AnyLoss, LossOptions
+from .metric_names import Task
 from .model_spec import ModelSpec
 from .option_types import Count, Positive, from_string
 from .train_options import TrainOptions
@@ -68,6 +69,23 @@ class SoftTargetOptions(TrainOptions):
     def needs_equal_outputs(self) -> bool:
         """Whether teacher and student must predict the same classes or values."""
         return not self.losses or any(loss.needs_equal_outputs for loss in self.losses)
+
+    def misfit(self, task: Task) -> tuple[str, str] | None:
+        """What is wrong with a loss for this task or these samples, and what helps; None if nothing is."""
+        mixer = next((step.name for step in self.augment if step.name in ("mixup", "cutmix")), None)
+        for loss in self.losses:
+            if loss.tasks is not None and task not in loss.tasks:
+                text = f"the loss `{loss.loss}` compares classes of which one is right, and the task is {task}"
+                return text, "use kd for labels, mse for values or cosine for embeddings"
+            if loss.needs_targets and mixer is not None:
+                return (
+                    f"the loss `{loss.loss}` needs one class per sample, and `{mixer}` mixes two",
+                    f"use kd or dist, or remove `{mixer}`",
+                )
+            if loss.needs_batch and self.batch_size == 1:
+                text = f"the loss `{loss.loss}` compares the samples of a batch, and batch_size is 1"
+                return text, "set batch_size to 2 or more"
+        return None
 
 
 class RecoverOptions(SoftTargetOptions):

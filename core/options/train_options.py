@@ -40,7 +40,7 @@ class TrainOptions(Options):
     label_smoothing: Probability = Field(
         default=0.0, description="Share of the target probability that is spread over all classes."
     )
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default="none",
         description="Weights of the classes in the loss. `balanced` weights each class by its inverse frequency.",
     )

@@ -1,16 +1,18 @@
-"""Faults that the text of a recipe shows: gates that cannot be decided, and a metric that does not fit the task."""
+"""Faults that the text of a recipe shows: gates that cannot be decided, and metrics and losses that do not fit the task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...core.metrics.tasks.metric_table import fits, metrics_for
+from ...core.metrics.tasks.metric_table import fits, metrics_for, unfit_to_keep
+from ...core.options.distill_options import SoftTargetOptions
 from ...core.options.recipe import Recipe
 from ...core.options.recipe_faults import Fault
 from ...core.options.serving_options import PackOptions
 from ...core.options.stage_options import BenchOptions, Gate
 from ...core.options.stage_table import reference_among
+from .augment_trial import trainings
 
 
 def text_faults(recipe: Recipe) -> Iterator[Fault]:
@@ -21,11 +23,25 @@ def text_faults(recipe: Recipe) -> Iterator[Fault]:
             f"{recipe.metric} does not fit `task: {recipe.task}`",
             f"choose one of {', '.join(metrics_for(recipe.task))}, or another `task`",
         )
+    yield from _training_faults(recipe)
     yield from _serving_faults(recipe)
     order = list(dict.fromkeys(["capture", *(stage.name for stage in recipe.stages)]))
     bench = next((stage.options for stage in recipe.stages if isinstance(stage.options, BenchOptions)), None)
     for index, gate in enumerate(recipe.gates):
         yield from _gate_faults(f"gates.{index}", gate, recipe, order, bench)
+
+
+def _training_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Trainings whose metric or losses are for other tasks."""
+    for index, stage in enumerate(recipe.stages):
+        for path, options in trainings(stage.options):
+            key = ".".join(part for part in (f"stages.{index}.{stage.name}", path) if part)
+            wrong = unfit_to_keep(options.keep, recipe.task) if options.keep is not None else None
+            if wrong is not None:
+                yield Fault(f"{key}.keep", *wrong)
+            wrong = options.misfit(recipe.task) if isinstance(options, SoftTargetOptions) else None
+            if wrong is not None:
+                yield Fault(f"{key}.losses", *wrong)
 
 
 def _serving_faults(recipe: Recipe) -> Iterator[Fault]:

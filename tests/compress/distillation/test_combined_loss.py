@@ -25,6 +25,7 @@ from retort.core.context import Context, Place
 from retort.core.data.splits import ArraySplit, Splits
 from retort.core.errors import DataError, ModelError, UserError
 from retort.core.options.distill_losses import FeatureOptions
+from retort.core.options.metric_names import Task
 from retort.core.options.stage_options import DistillOptions, ModelSpec, RecoverOptions
 
 torch.set_num_threads(1)
@@ -161,6 +162,23 @@ def test_a_loss_that_compares_samples_needs_two(teacher: Program) -> None:
     for name in ("contrastive", "rkd", "similarity", "dist"):
         with pytest.raises(UserError, match=f"`{name}` compares the samples of a batch, and batch_size is 1"):
             distillation_loss(options(name, batch_size=1), net(), teacher, "classification")
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [("embedding", "dkd"), ("sequence", "dkd"), ("multilabel", "dkd"), ("multilabel", "dist"), ("regression", "dist")],
+)
+def test_losses_between_classes_are_refused_for_other_tasks(teacher: Program, task: Task, loss: str) -> None:
+    """A softmax over labels, values or embeddings means nothing, and symbols have no frame of their own."""
+    with pytest.raises(UserError, match=f"the loss `{loss}` compares classes .* the task is {task}"):
+        distillation_loss(options(loss), net(), teacher, task)
+
+
+def test_decoupled_targets_refuse_mixed_samples(teacher: Program) -> None:
+    """dkd needs the one class of a sample, which a mixed sample does not have; dist takes mixed samples."""
+    with pytest.raises(UserError, match="`dkd` needs one class per sample, and `mixup` mixes two"):
+        distillation_loss(options("dkd", augment=["mixup"]), net(), teacher, "classification")
+    distillation_loss(options("dist", augment=["mixup"]), net(), teacher, "classification")
 
 
 def test_attention_is_needed_for_minilm(teacher: Program) -> None:

@@ -66,6 +66,15 @@ def test_a_metric_against_a_reference_cannot_keep_an_epoch() -> None:
         Score("classification", "agreement")
 
 
+@pytest.mark.parametrize(
+    ("task", "metric"), [("sequence", "accuracy"), ("regression", "accuracy"), ("classification", "mse")]
+)
+def test_a_metric_of_another_task_is_refused_before_the_first_epoch(task: Task, metric: str) -> None:
+    """What does not fit the task is told with the metrics that do, and not after an epoch or by an exception."""
+    with pytest.raises(UserError, match=f"'{metric}' does not fit `task: {task}`"):
+        Score(task, metric)
+
+
 def test_the_epoch_of_the_best_metric_is_kept(tmp_path: Path) -> None:
     """With `keep`, the history has that metric, and the kept weights have its best value; a user's metric works."""
     (tmp_path / "own_keeping.py").write_text(

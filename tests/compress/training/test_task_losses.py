@@ -135,3 +135,15 @@ def test_there_is_no_loss_for_detection() -> None:
         task_loss(TrainOptions(), splits(), "detection", net())
     assert "quantized" in caught.value.remedy
     assert [task for task in DEFAULT_METRICS if task != "detection" and plain_loss(task) is None] == []
+
+
+def test_a_batch_of_classes_without_weight_has_no_loss() -> None:
+    """With the weight 0 for a class, a batch of that class alone has the loss 0 with gradients of 0, and not NaN."""
+    loss, scores = CrossEntropy(torch.tensor([0.0, 1.0, 2.0])), torch.randn(4, 3, requires_grad=True)
+    found = loss({"y": scores}, {}, torch.zeros(4, dtype=torch.int64))
+    found.backward()
+    assert float(found.detach()) == 0
+    assert scores.grad is not None and not scores.grad.any()
+    some = loss({"y": scores}, {}, torch.tensor([0, 0, 1, 2]))
+    rows = nn.functional.cross_entropy(scores[2:], torch.tensor([1, 2]), weight=torch.tensor([0.0, 1.0, 2.0]))
+    torch.testing.assert_close(some, rows)

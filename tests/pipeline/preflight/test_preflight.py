@@ -121,6 +121,24 @@ def test_all_faults_are_listed_at_once(project: Path) -> None:
     assert "did you mean 'classes'" in found[3]["message"]
 
 
+def test_metrics_and_losses_of_other_tasks_are_found_before_a_run(project: Path) -> None:
+    """A metric to keep and losses that cannot work in a stage are faults of the recipe, also below `recover`."""
+    recipe = project / "tasks.yaml"
+    recipe.write_text(
+        "name: tasks\nmodel: my_nets:build\ndata: digits\nstages:\n"
+        "  - train: {epochs: 1, keep: mse}\n"
+        "  - distill: {student: my_nets:build, losses: [dkd], augment: [mixup], keep: cosine}\n"
+        "  - prune: {macs: 0.5, recover: {losses: [dkd], augment: [cutmix]}}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(recipe, project)
+    text = str(caught.value)
+    assert "stages.0.train.keep (line 5): 'mse' does not fit `task: classification`" in text
+    assert "stages.1.distill.keep (line 6): 'cosine' compares with a reference model" in text
+    assert "stages.1.distill.losses (line 6): the loss `dkd` needs one class per sample, and `mixup` mixes two" in text
+    assert "stages.2.prune.recover.losses (line 7): the loss `dkd`" in text
+
+
 def test_losses_of_the_user_are_looked_up(project: Path) -> None:
     """A loss that does not exist or takes other arguments is found before a run, with its line."""
     losses = "losses: [kd, 'checked_net:biuld', 'checked_net:build']"
