@@ -1,4 +1,4 @@
-"""Faults that the text of a recipe shows: gates that cannot be decided, and metrics and losses that do not fit the task."""
+"""Faults that the text of a recipe shows: gates that cannot be decided, metrics and losses that do not fit the task."""
 
 from __future__ import annotations
 

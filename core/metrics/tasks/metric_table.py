@@ -199,12 +199,10 @@ def fits(name: str, task: Task) -> bool:
 
 def unfit_to_keep(name: str, task: Task) -> tuple[str, str] | None:
     """Why a metric cannot judge the epochs of a training, and what to choose instead; None if it can."""
-    fitting = ", ".join(other for other in metrics_for(task) if is_labelled(other))
+    remedy = f"choose as `keep` one of {', '.join(other for other in metrics_for(task) if is_labelled(other))}"
     if not is_labelled(name):
-        return f"'{name}' compares with a reference model, and a training has none", f"choose as `keep` one of {fitting}"
-    if not fits(name, task):
-        return f"'{name}' does not fit `task: {task}`", f"choose as `keep` one of {fitting}"
-    return None
+        return f"'{name}' compares with a reference model, and a training has none", remedy
+    return None if fits(name, task) else (f"'{name}' does not fit `task: {task}`", remedy)
 
 
 def _example(family: str) -> str:

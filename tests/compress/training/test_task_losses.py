@@ -143,7 +143,8 @@ def test_a_batch_of_classes_without_weight_has_no_loss() -> None:
     found = loss({"y": scores}, {}, torch.zeros(4, dtype=torch.int64))
     found.backward()
     assert float(found.detach()) == 0
-    assert scores.grad is not None and not scores.grad.any()
+    assert scores.grad is not None
+    assert not scores.grad.any()
     some = loss({"y": scores}, {}, torch.tensor([0, 0, 1, 2]))
     rows = nn.functional.cross_entropy(scores[2:], torch.tensor([1, 2]), weight=torch.tensor([0.0, 1.0, 2.0]))
     torch.testing.assert_close(some, rows)
