@@ -14,7 +14,7 @@ from ...core.cpu_targets import ARM_MACHINES
 from ...core.errors import DataError, RetortError
 from ...core.metrics.mcnemar import McNemar, mcnemar
 from ...core.metrics.tasks.classification import class_labels
-from ...core.session import SessionOptions, open_session
+from ...core.session import SessionOptions, model_faults, open_session
 from ...core.tensors import Array
 from ..accuracy import prediction_of
 from .device_result import outputs_of
@@ -95,7 +95,11 @@ def _right(pulled: Pulled, ours: Array, theirs: Array) -> McNemar | None:
 
 
 def _outputs_here(pulled: Pulled, candidate: Mapping[str, Any], rows: int) -> dict[str, Array]:
-    """The outputs of the first rows on this machine, one row per sample."""
+    """The outputs of the first rows on this machine, one row per sample.
+
+    Raises:
+        InputError: the model cannot compute them here.
+    """
     signed = str(pulled.device.get("machine", "")).lower() in ARM_MACHINES  # where ONNX Runtime takes INT8 as it is
     session = open_session(pulled.bundle / str(candidate["file"]), SessionOptions(threads=0, signed=signed))
     data, axes, size = pulled.described["data"], candidate["batch_axis"], int(candidate["fixed_batch"]) or 16
@@ -103,11 +107,13 @@ def _outputs_here(pulled: Pulled, candidate: Mapping[str, Any], rows: int) -> di
     made: dict[str, list[Array]] = {}
     try:
         for start in range(0, rows, size):
-            chosen = np.arange(start, start + size) % int(data["rows"])
+            chosen = np.arange(start, start + size) % rows  # those beyond may have no answer
             feeds = {
                 name: np.take(a, chosen, axes[name]) if name in axes else np.array(a) for name, a in inputs.items()
             }
-            for name, values in session.run(feeds).items():
+            with model_faults("the model"):
+                found = session.run(feeds)
+            for name, values in found.items():
                 if (axis := candidate["output_axis"].get(name)) is not None:
                     made.setdefault(name, []).append(np.moveaxis(values, axis, 0))
     finally:

@@ -13,7 +13,8 @@ from . import formatting
 Table = tuple[list[str], list[list[str]]]
 
 DRIFT_PERCENT, SPIKES_PERCENT = 10.0, 10.0
-"""Drift per minute, and share of the time that spikes take, from which on they are told."""
+"""Drift in a minute or in a shorter measurement, and share of the time of spikes, from which on they are told."""
+MINUTE_S = 60.0
 
 
 def table_rows(result: Result) -> Table:
@@ -170,22 +171,28 @@ def within_noise(result: Result) -> list[str]:
 
 def changes_in_time(result: Result) -> list[str]:
     """A sentence for every stage whose times drifted, or of whose time spikes cost a notable share."""
-    lines = []
+    lines, lasted = [], {run.batch: run.seconds for run in result.runs}
     for stage in result.stages:
         for batch, entry in stage.latency.items():
             place = f"{stage.stage} at batch {batch}"
             if entry.drift is not None:
-                lines += _drift(place, entry.drift)
+                lines += _drift(place, entry.drift, lasted.get(batch) or MINUTE_S)
             if entry.spikes is not None and entry.spikes.time_percent > SPIKES_PERCENT:
                 lines.append(f"{place}: {_spikes(entry.spikes)}")
     return lines
 
 
-def _drift(place: str, drift: Spread) -> list[str]:
-    value = drift.value or 0.0
-    if not (beyond(drift.low, DRIFT_PERCENT) or beyond(drift.high, -DRIFT_PERCENT)):
+def _drift(place: str, drift: Spread, lasted_s: float) -> list[str]:
+    """The drift of a minute; of a shorter measurement only what it saw, because it need not have gone on."""
+    span_s = min(lasted_s, MINUTE_S)
+    value, low, high = (
+        None if end is None else 100 * ((1 + end / 100) ** (span_s / MINUTE_S) - 1)
+        for end in (drift.value, drift.low, drift.high)
+    )
+    if value is None or not (beyond(low, DRIFT_PERCENT) or beyond(high, -DRIFT_PERCENT)):
         return []
-    return [f"{place} became {'slower' if value > 0 else 'faster'} by {abs(value):.0f} % per minute"]
+    span = "per minute" if span_s == MINUTE_S else f"in {span_s:.1f} s"
+    return [f"{place} became {'slower' if value > 0 else 'faster'} by {abs(value):.0f} % {span}"]
 
 
 def _spikes(spikes: SpikesEntry) -> str:

@@ -72,6 +72,20 @@ def test_outputs_are_compared_sample_by_sample(made: Artifact, tmp_path: Path, c
     assert found.largest == pytest.approx(changed or 0, rel=0.2, abs=1e-6)
 
 
+def test_samples_that_have_no_answer_here_either_are_left_out(tmp_path: Path) -> None:
+    """Of a model that fails on sample 7 everywhere, the seven before it are compared; one that fails here is told."""
+    failing = bundle(tmp_path / "bundle", {"net": dense(tmp_path / "net.onnx", 16, fails_at=9.0)})
+    session = open_session(failing.path / "models/0/model.onnx")
+    outputs = np.array(session.run({"x": np.load(failing.path / "data/input-0.npy")[:7]})["y"])
+    session.close()
+    said = {"kind": "accuracy", "candidate": "net", "rows": 40, "error": "sample 7: no answer"}
+    for rows, told in ((7, "as here, bit for bit"), (8, "not compared: the model cannot compute these inputs: ")):
+        there = np.concatenate([outputs, outputs[:1]])[:rows]
+        np.savez(tmp_path / "raw.npz", allow_pickle=False, **{"output:y": there})
+        (row,) = rows_of_models(pulled(failing, {"a": Part("a", said, tmp_path / "raw.npz")}, []))
+        assert row[-1].startswith(told)
+
+
 def test_classes_are_those_of_the_first_floating_point_output(made: Artifact, tmp_path: Path) -> None:
     """Another output before the scores does not hide that a class differs, and is compared as well."""
     session = open_session(made.path / "models/0/model.onnx")

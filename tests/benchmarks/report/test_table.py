@@ -69,11 +69,12 @@ def test_noisy_times_are_said_below_the_table(capsys: pytest.CaptureFixture[str]
 
 
 def latency_changed(**changes: object) -> list[str]:
-    """The lines below the table if the last stage's times at batch 1 are changed so."""
+    """The lines below the table if the last stage's times at batch 1, of a minute, are changed so."""
     last = RESULT.stages[-1]
     entry = last.latency[1].model_copy(update=changes)
     stages = (*RESULT.stages[:-1], last.model_copy(update={"latency": {1: entry}}))
-    result = RESULT.model_copy(update={"stages": stages})
+    runs = tuple(run.model_copy(update={"seconds": 60.0}) for run in RESULT.runs)
+    result = RESULT.model_copy(update={"stages": stages, "runs": runs})
     return [*table.within_noise(result), *table.changes_in_time(result)]
 
 
@@ -92,6 +93,20 @@ def test_drift_and_spikes_are_told_if_they_are_large() -> None:
     assert latency_changed(drift=unsure, spikes=quiet) == []
     faster = Spread(value=-14, low=-17, high=-11, confidence=0.95)
     assert latency_changed(drift=faster) == [f"{name} at batch 1 became faster by 14 % per minute"]
+
+
+def test_the_drift_of_a_short_measurement_is_that_which_it_saw() -> None:
+    """14 % a minute is 0.2 % in a second, which is not told; and what is told does not go on for a minute."""
+    run = RESULT.runs[0].model_copy(update={"batch": 1, "seconds": 1.0})
+    entry, last = RESULT.stages[-1].latency[1], RESULT.stages[-1]
+
+    def told(drift: Spread) -> list[str]:
+        stage = last.model_copy(update={"latency": {1: entry.model_copy(update={"drift": drift, "spikes": None})}})
+        return table.changes_in_time(RESULT.model_copy(update={"stages": (stage,), "runs": (run,)}))
+
+    assert told(Spread(value=14, low=11, high=17, confidence=0.95)) == []
+    steep = Spread(value=158073, low=50000, high=None, confidence=0.95)
+    assert told(steep) == [f"{last.stage} at batch 1 became slower by 13 % in 1.0 s"]
 
 
 def test_a_verdict_that_the_noise_floor_withholds_is_explained() -> None:
