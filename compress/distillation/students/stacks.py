@@ -27,7 +27,8 @@ _OUTSIDE, _WITHIN, _BEFORE = "outside", "within", "before"
 
 def stacks_of(program: Program) -> list[tuple[Block, ...]]:
     """All stacks of at least two equal layers, in the order of execution; outer layers win over inner ones."""
-    calls = [node for node in program.module.graph.nodes if node.op in ("call_function", "call_module")]
+    nodes, sizes = list(program.module.graph.nodes), _sizes(program.module.graph)
+    calls = [node for node in nodes if node.op in ("call_function", "call_module") and node not in sizes]
     shapes, macs = shapes_of(program), macs_by_node(program)
     codes = _codes(calls, shapes)
     taken = np.zeros(len(calls), dtype=bool)
@@ -40,6 +41,21 @@ def stacks_of(program: Program) -> list[tuple[Block, ...]]:
             taken[start : start + length] = True
             found.append((start, best))
     return [stack for _, stack in sorted(found, key=lambda item: item[0])]
+
+
+def _sizes(graph: fx.Graph) -> frozenset[fx.Node]:
+    """Sizes of the inputs and numbers computed from them, which belong to no layer.
+
+    A number that all layers use, such as the product of batch size and heads, is computed in the first one alone.
+    """
+    found = set[fx.Node]()
+    for node in graph.nodes:
+        read = node.all_input_nodes
+        of_input = name_of(node) == "sym_size" and all(source.op == "placeholder" for source in read)
+        computed = getattr(node.target, "__module__", "") == "_operator" and all(source in found for source in read)
+        if read and (of_input or computed):
+            found.add(node)
+    return frozenset(found)
 
 
 def _codes(calls: Sequence[fx.Node], shapes: Shapes) -> Codes:

@@ -154,6 +154,23 @@ def test_transformers_show_their_layers(name: str, layers: int, blocks: int) -> 
         assert cost(smaller).macs == cost(program).macs - sum(part.macs for part in parts)
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_all_layers_of_pytorchs_encoder_are_layers(norm_first: bool) -> None:
+    """The first one too, although sizes that all layers use, such as batch times heads, are computed in it."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+    program = capture(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), {"x": torch.randn(2, 5, 8)})
+    (stack,) = stacks_of(program)
+    assert [part.name for part in stack] == ["layers.0", "layers.1", "layers.2"]
+    for parts in (stack[:1], stack[:2], stack[1:]):
+        smaller, instead = without(program, parts), {part.exit: part.entry for part in parts}
+        with evaluating(program), torch.no_grad():
+            expected = Skipping(program.module, instead).run(*program.example.values())[0]
+        assert torch.equal(run(smaller), expected)
+        with evaluating(smaller), torch.no_grad():
+            assert smaller.module(torch.randn(3, 5, 8))[0].shape == (3, 5, 8)
+
+
 def test_without_layers_the_rest_is_bit_for_bit_the_teacher() -> None:
     """A program without layers gives what the teacher gives if it hands on what these layers read."""
     program = conv_net()
