@@ -179,6 +179,11 @@ def _detail(row: Row, floor: Noise, shown: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def ratio_text(row: Row, floor: Noise) -> str:
+    """How many times faster a measurement is than its reference, with interval and judgement; empty for a reference."""
+    return _against(_cell(row, floor))
+
+
 def _against(cell: Cell | None) -> str:
     """The ratio with its reference and its judgement; empty without one."""
     if cell is None or not cell.ratio:

@@ -150,7 +150,13 @@ def table(
     Example: `retort edge table --device raspberry`; `retort edge table --html devices.html`
     """
     from ...benchmarks.edge.store import Store, newest
-    from ...benchmarks.report.device_table import claim_table, device_table, write_table_markdown, write_table_page
+    from ...benchmarks.report.device_table import (
+        claim_table,
+        device_table,
+        ratio_text,
+        write_table_markdown,
+        write_table_page,
+    )
 
     claim_table(html, ".html")
     claim_table(markdown, ".md")
@@ -171,12 +177,18 @@ def table(
             write(device_table(kept, floor), path)
             screen.say(f"wrote {path}")
     if kept:
-        screen.table("measured on devices", *_terminal_table(kept), words=True)
+        screen.table(
+            "measured on devices", *_terminal_table(kept, [ratio_text(row, floor) for row in kept]), words=True
+        )
     screen.result({"rows": [asdict(row) for row in kept]}, "" if kept else "nothing in the store fits")
 
 
-def _terminal_table(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Columns and lines; a column in which all are equal only takes room."""
+def _terminal_table(rows: Sequence[Row], ratios: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Columns and lines; a column in which all are equal only takes room.
+
+    Args:
+        ratios: how many times faster each row is than its reference, with its judgement.
+    """
     empty = "–"
     columns: dict[str, list[str]] = {
         "device": [row.device for row in rows],
@@ -187,7 +199,7 @@ def _terminal_table(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, ...
         "batch": [str(row.batch) for row in rows],
         "median": [f"{row.median_ms:.3g} ms" for row in rows],
         "p99": [empty if row.p99_ms is None else f"{row.p99_ms:.3g} ms" for row in rows],
-        "times faster": [empty if row.ratio is None else f"{row.ratio:.2f} × {row.against}" for row in rows],
+        "times faster": [ratio or empty for ratio in ratios],
         "metric": [empty if row.value is None else f"{row.metric} {row.value:.4g}" for row in rows],
         "mJ": [empty if row.energy_mj is None else f"{row.energy_mj:.3g}" for row in rows],
         "verdict": [row.verdict for row in rows],

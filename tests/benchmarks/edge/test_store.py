@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from retort.__main__ import main
 from retort.benchmarks.edge.device_comparison import on_both
 from retort.benchmarks.edge.floor import Floor
 from retort.benchmarks.edge.store import COLUMNS, VERSION, Row, Store, newest
@@ -161,3 +162,22 @@ def test_databases_of_others_stay_as_they_are(tmp_path: Path) -> None:
     Store(tmp_path / "ours.db").add([ROW])
     (tmp_path / "ours.db").chmod(0o444)
     assert Store(tmp_path / "ours.db").rows() == [ROW]
+
+
+def test_the_table_judges_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`edge table` shows intervals, and a throttled ratio or one within the noise of the device is "cannot tell"."""
+    close = replace(ROW, model="close", sha256="c" * 64, ratio=1.03, ratio_low=1.02, ratio_high=1.04)
+    hot = replace(ROW, model="hot", sha256="d" * 64, verdict="THROTTLED", reasons="THROTTLED: heat")
+    store = Store(tmp_path / "edge.db")
+    store.add([replace(ROW, model="fp32", sha256="b" * 64, ratio=None), ROW, close, hot])
+    store.add_floors([Floor("run1", ROW.started, "f1", ROW.runtime, "all", 1, 0.05, 8, 1.0, 1, "fp32")])
+    with pytest.raises(SystemExit) as ended:
+        main(["edge", "table", "--store", str(store.path)])
+    assert not ended.value.code
+    told = capsys.readouterr().out
+    for found in (
+        "2.00 × [1.90, 2.10] fp32 ",
+        "1.03 × [1.02, 1.04] fp32: cannot tell",
+        "2.00 × [1.90, 2.10] fp32: cannot tell",
+    ):
+        assert found in told
