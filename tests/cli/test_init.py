@@ -20,7 +20,7 @@ from retort.core.options.stage_options import DataSpec, Gate, ModelSpec, Options
 from retort.core.options.stage_table import STAGES
 from retort.core.options.yaml_text import parse_yaml
 
-OPTION = re.compile(r"^( *)# ([a-z_]+): (.*?)(?:  # .*)?$")
+OPTION = re.compile(r"^( *)# ([a-z0-9_]+): (.*?)(?:  # .*)?$")
 
 
 def call(*arguments: str) -> int:

@@ -252,7 +252,7 @@ def test_a_killed_training_goes_on_where_it_was(program: Program, data: Splits, 
     with pytest.raises(KeyboardInterrupt):
         quantize_with(program, options, Context(broken, seed=1, scratch=tmp_path))
     assert list(tmp_path.iterdir())
-    Unplugged.left = 6  # two epochs of three batches: the first one is not repeated
+    Unplugged.left = 7  # whether there are labels, and two epochs of three batches: the first one is not repeated
     resumed = quantize_with(program, options, Context(broken, seed=1, scratch=tmp_path))
     first, second = (item.program.module.state_dict() for item in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
