@@ -96,6 +96,7 @@ FULL = (
     suite("pruning_latency", minutes=120),
     suite("repetition", minutes=240),
     suite("training", "--processes", minutes=60),
+    suite("distillation", minutes=240),
     *(
         suite(f"serving {name}", name, minutes=60, needs="java", module="serving")
         for name in ("cost", "latency", "fuzz", "isolation", "kills", "swaps", "bits", "cold-start", "logs")
