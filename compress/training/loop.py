@@ -19,6 +19,7 @@ from .averaging import MovingAverage, copies
 from .checkpoint import State, random_state, restore_random
 from .divergence import require_finite, require_finite_loss
 from .feeding import Batch, Reader, feeding_of
+from .frozen_weights import FrozenWeights
 from .losses import Loss, Tensors
 from .observed_loss import train_also
 from .optimizers import add_penalties, make_optimizer, rate_factor, set_rate
@@ -70,6 +71,7 @@ class Loop:
     ) -> None:
         self.program, self.data, self.options = program, data, options
         self.machine, self.task, self.seed = machine, task, seed
+        self.frozen = FrozenWeights(program.module, options)
         self.passes = Passes(program, loss, machine)
         self.reader = Reader(program, task, machine.device)
         self.feeding = feeding_of(data, options, self.reader, seed, self.passes.share)
@@ -133,6 +135,7 @@ class Loop:
             step_sum = self.passes.team.total([step_sum])[0]
             require_finite_loss(self, step_sum)
         options = self.options
+        self.frozen.drop_gradients(self.at.epoch)
         set_rate(self.optimizer, options.learning_rate * rate_factor(options, self.at.step, self.feeding.steps))
         if options.l1 or options.l2:
             self.machine.unscale_gradients()
@@ -142,6 +145,7 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._keep_zeros()
+        self.frozen.keep_buffers(self.at.epoch)
         self.at.step += 1
         self.at.position += 1
         self.at.loss_sum += step_sum
@@ -182,6 +186,7 @@ class Loop:
 
     def keep_best(self) -> None:
         """Load the best weights into the program."""
+        self.frozen.release()
         if self.best is not None:
             self.program.module.load_state_dict(self.best)
 

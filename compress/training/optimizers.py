@@ -9,10 +9,13 @@ from torch import nn
 
 from ...core.errors import ModelError
 from ...core.options.stage_options import TrainOptions
+from .frozen_weights import rate_factors
 
 STEP_AT = (0.5, 0.75)
 STEP_FACTOR = 0.1
 EXPONENTIAL_END = 0.01
+FACTOR = "rate_factor"
+"""Key of a parameter group for its factor of the learning rate."""
 
 
 def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -22,14 +25,23 @@ def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Opti
 
     Raises:
         ModelError: all parameters are frozen.
+        UserError: a pattern of ``rates`` matches no parameter.
     """
-    trainable = [weight for weight in module.parameters() if weight.requires_grad]
-    if not trainable:
-        raise ModelError("the model has no trainable parameter", "unfreeze parameters (`requires_grad`) before capture")
-    groups = [
-        {"params": [weight for weight in trainable if weight.dim() >= 2], "weight_decay": options.weight_decay},
-        {"params": [weight for weight in trainable if weight.dim() < 2], "weight_decay": 0.0},
-    ]
+    if not any(weight.requires_grad for weight in module.parameters()):
+        raise ModelError(
+            "the model has no trainable parameter",
+            "unfreeze parameters (`requires_grad`) before capture, or freeze fewer with `freeze`",
+        )
+    factors = rate_factors(module, options.rates)
+    named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+    groups = []
+    for factor in sorted(set(factors.values()), reverse=True):
+        own = [weight for name, weight in named if factors[name] == factor]
+        matrices, others = ([weight for weight in own if (weight.dim() >= 2) is wide] for wide in (True, False))
+        groups += [
+            {"params": matrices, "weight_decay": options.weight_decay, FACTOR: factor},
+            {"params": others, "weight_decay": 0.0, FACTOR: factor},
+        ]
     groups = [group for group in groups if group["params"]]
     rate, momentum = options.learning_rate, options.momentum
     if options.optimizer == "sgd":
@@ -61,9 +73,9 @@ def rate_factor(options: TrainOptions, step: int, steps_per_epoch: int) -> float
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(FACTOR, 1.0)
 
 
 def add_penalties(module: nn.Module, options: TrainOptions) -> None:

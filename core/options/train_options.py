@@ -61,6 +61,16 @@ class TrainOptions(Options):
         description="Number of processes that read and change samples ahead of the training. The batches are the same "
         "for any number. auto times the first batches, and starts workers only where they save time; 0 starts none.",
     )
+    freeze: dict[str, Count | Literal["always"]] = Field(
+        default_factory=dict,
+        description="Weights that do not change, by patterns of their names, with the number of first epochs or "
+        "always, such as `{body.*: 2, embeddings.*: always}`. BatchNorm's statistics of the same names stay, too.",
+    )
+    rates: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="Factors of the learning rate by patterns of weight names, such as `{body.*: 0.1}`. The first "
+        "pattern that matches is used.",
+    )
     clip_norm: Positive | None = Field(
         default=None, description="Largest norm of the gradient. Larger gradients are scaled down."
     )

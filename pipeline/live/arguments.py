@@ -47,6 +47,8 @@ class TrainArguments(TypedDict, total=False):
     sampling: Literal["natural", "balanced"] | Sequence[float]
     augment: Sequence[Any]
     workers: int | Literal["auto"]
+    freeze: Mapping[str, int | Literal["always"]]
+    rates: Mapping[str, float]
     clip_norm: float | None
     accumulate: int
     patience: int | None

@@ -53,6 +53,7 @@ def test_same_seed_same_weights_and_other_seed_others() -> None:
         {"ema": 0.9, "optimizer": "sgd", "accumulate": 2, "checkpoint_epochs": 2},
         {"ema": 0.9, "checkpoint_steps": 1, "l1": 1e-3},
         {"accumulate": 3, "checkpoint_steps": 1, "checkpoint_epochs": 9},
+        {"freeze": {"*": 1}, "checkpoint_steps": 1},
     ],
 )
 def test_interrupted_training_resumes_bit_for_bit(limit: int, extra: dict[str, Any], tmp_path: Path) -> None:
