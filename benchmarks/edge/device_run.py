@@ -26,7 +26,7 @@ POLL_S, LOST_S = 2.0, 600.0
 """Seconds between two looks at a run, and how long a lost device is waited for."""
 END_S = 30.0
 """Seconds in which a run that is told to end writes what it has found."""
-STARTING = 10
+STARTING = 60
 """Looks at a run that was begun and has not said so."""
 HOME = "retort-edge"
 """Folder of all bundles in the home of a user on a device."""
