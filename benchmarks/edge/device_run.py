@@ -28,6 +28,8 @@ END_S = 30.0
 """Seconds in which a run that is told to end writes what it has found."""
 STARTING = 60
 """Looks at a run that was begun and has not said so."""
+CHECKING = "checksums"
+"""What the program calls its work before the first part."""
 HOME = "retort-edge"
 """Folder of all bundles in the home of a user on a device."""
 MARKER = ".retort-edge"
@@ -87,7 +89,8 @@ def start(device: Device, known: Callable[[Mapping[str, Any]], Sequence[str]] = 
     except ValueError as error:
         raise MachineError(f"{device.host} answered {told[-80:]!r}", "a login script may print something") from error
     program += shlex.join(["", "--without", *without]) if without else ""
-    fresh = f"cd {here} && mkdir -p out && rm -f out/status.json out/{RESULT}"
+    # the log is there before this command ends, so that an end that is asked for at once knows of the run
+    fresh = f"cd {here} && mkdir -p out && rm -f out/status.json out/{RESULT} && : >out/run.log"
     device.run(f"{fresh} && (nohup setsid {program} >out/run.log 2>&1 </dev/null &)")
 
 
@@ -143,9 +146,13 @@ def stop(device: Device) -> bool:
     """End a run, and wait until it has ended; whether there was one."""
     found = status(device)
     out = f"{shlex.quote(device.folder)}/out"
-    started = f"test -e {out}/run.log && ! test -e {out}/status.json && echo yes || true"
-    for _ in range(STARTING):  # it was begun, and does not say so yet
-        if found["state"] != "absent" or device.run(started).strip() != b"yes":
+    started = f"test -e {out}/run.log && echo yes || true"
+    for _ in range(STARTING):  # it was begun, and cannot say yet that it is ended: a signal would only kill it
+        if found["state"] == "absent":
+            begins = device.run(started).strip() == b"yes"
+        else:
+            begins = found["state"] == "running" and found.get("part") == CHECKING
+        if not begins:
             break
         time.sleep(POLL_S / 4)
         found = status(device)
