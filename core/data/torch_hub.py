@@ -1,7 +1,7 @@
 """Models of PyTorch Hub that lie in the hub's folder on this machine, written as ``hub:owner/repo:name``.
 
-Nothing is downloaded. The folder is that of ``torch.hub``: ``$TORCH_HOME/hub``, or ``$XDG_CACHE_HOME/torch/hub``, or
-``~/.cache/torch/hub``. A repository is the folder ``owner_repo_ref`` in it, with a file ``hubconf.py`` whose functions
+Nothing is downloaded. The folder is that of ``torch.hub``: ``$TORCH_HOME/hub``, or ``torch/hub`` in the usual folder
+of caches. A repository is the folder ``owner_repo_ref`` in it, with a file ``hubconf.py`` whose functions
 are the models.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from ..artifact import sha256_file, stable_hash
 from ..errors import MissingFileError, UserError
 from ..options.recipe import nearest
+from ..system.cache import usual_folder
 
 HUB = "hub:"
 """Beginning of a reference to a model of PyTorch Hub."""
@@ -31,8 +32,7 @@ def is_hub(reference: str) -> bool:
 
 def hub_folder() -> Path:
     """The folder in which PyTorch Hub stores repositories and weights."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch").expanduser() / "hub"
+    return Path(os.environ.get("TORCH_HOME") or usual_folder() / "torch").expanduser() / "hub"
 
 
 def hub_model(reference: str) -> Callable[..., Any]:

@@ -31,6 +31,11 @@ def _named() -> Path | None:
 
 def _users() -> Path:
     if find_spec("platformdirs") is None:  # a serving host has only the runtime: an archive contains no other packages
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retort"
+        return usual_folder() / "retort"
     place: Path = import_module("platformdirs").user_cache_path("retort", appauthor=False)
     return place
+
+
+def usual_folder() -> Path:
+    """``$XDG_CACHE_HOME`` or ``~/.cache``, where libraries that do not ask the system keep their files."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
