@@ -33,12 +33,14 @@ class Gated:
     Attributes:
         together: whether the models were measured together with the baseline's files; otherwise in two runs.
         machine: where the present models were measured.
+        of_device: whether that is a device of `retort edge`, which no command of this machine measures.
     """
 
     checks: tuple[Check, ...]
     together: bool
     machine: str
     notes: tuple[str, ...] = ()
+    of_device: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -142,7 +144,7 @@ def gate_runs(before: Result, after: Result, names: Mapping[str, str], bounds: B
         if bounds.accuracy_drop is not None:
             checks.append(_accuracy_across(name, change, before.data == after.data, bounds.accuracy_drop))
         checks += _sizes(name, change.before, change.after, bounds)
-    return Gated(_some(checks), False, describe(after.env), tuple(notes))
+    return Gated(_some(checks), False, describe(after.env), tuple(notes), of_device="device" in after.env)
 
 
 def between_runs(before: Result, after: Result) -> float:

@@ -273,17 +273,21 @@ def _tell(
     raise GateError(sentence.rstrip("."), (remedy or _remedy)(found), gate=found.to_dict())
 
 
+_OR_PASS = "; or let undecided gates pass with --cannot-tell pass"
+
+
 def _remedy(found: Gated) -> str:
     if found.outcome == "failed":
         return "find the change that did it, or store a new baseline if it is wanted"
+    if found.of_device:
+        longer = "measure both again with `retort edge run` and a larger --seconds"
+        return longer if found.outcome == "invalid" else longer + _OR_PASS
     if found.outcome == "invalid":
         return "measure again on a machine that is less busy, or with a larger --budget-s"
     if not found.together:
-        return (
-            "gate the model file with --data and keep the baseline's model file beside it, so that both are measured "
-            "together; or let undecided gates pass with --cannot-tell pass"
-        )
-    return "measure longer with --budget-s, use more test samples, or let undecided gates pass with --cannot-tell pass"
+        together = "gate the model file with --data and keep the baseline's model file beside it"
+        return f"{together}, so that both are measured together{_OR_PASS}"
+    return f"measure longer with --budget-s, use more test samples{_OR_PASS}"
 
 
 def _remedy_of_load(found: Gated) -> str:
@@ -291,4 +295,4 @@ def _remedy_of_load(found: Gated) -> str:
     if found.outcome == "failed":
         return _remedy(found)
     longer = "measure both again with a larger --seconds, on a machine that is less busy"
-    return longer if found.outcome == "invalid" else f"{longer}; or let undecided gates pass with --cannot-tell pass"
+    return longer if found.outcome == "invalid" else longer + _OR_PASS

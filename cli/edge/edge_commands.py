@@ -10,6 +10,7 @@ import typer
 from ...core.artifact import Artifact, load_artifact
 from ...core.console import Console
 from ...core.context import Place
+from ...core.counts import counted
 from ...core.errors import MachineError, RetortError, UserError
 from ...core.options.edge_options import EdgeOptions
 from ...core.options.stage_options import MetricName
@@ -121,7 +122,7 @@ def run(
             screen.say(f"{device.folder} stays on {host}: the same command goes on, and `retort edge clean` deletes it")
     shown = _shown(made, out, host, metric, screen, meter)
     write_pages(report, shown["files"], screen)
-    screen.result(shown)
+    _conclude(shown, screen)
 
 
 edge.command("run")(with_flags(run, EdgeOptions))
@@ -163,7 +164,7 @@ def pull(
             by_hand = device_run.pull(device, _home(made, host, ssh_option, results), screen)
     shown = _shown(made, by_hand, host, metric, screen, meter)
     write_pages(report, shown["files"], screen)
-    screen.result(shown)
+    _conclude(shown, screen)
 
 
 def _given_bundle(models: list[Path], data: str, options: EdgeOptions) -> Artifact | None:
@@ -282,4 +283,15 @@ def _shown(
     if refused is not None:
         raise refused
     values = [one.model_dump(mode="json", by_alias=True) for _, one in written]
-    return {"device": host, "state": pulled.state, "files": files, "results": values}
+    failed = [part.name for part in pulled.parts.values() if part.error]
+    return {"device": host, "state": pulled.state, "files": files, "failed": failed, "results": values}
+
+
+def _conclude(shown: dict[str, Any], screen: Console) -> None:
+    """Print the result; a run of which parts failed does not exit as one that measured all, whatever it has told."""
+    failed = shown["failed"]
+    if failed:
+        screen.warn(f"{counted(failed, 'part')} of the run failed; the notes of the results say why")
+    screen.result(shown)
+    if failed:
+        raise typer.Exit(MachineError.exit_code)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from ...core.counts import counted
 from ...core.errors import ModelError
 from ...core.options.distill_losses import (
     AttentionOptions,
@@ -130,10 +131,9 @@ class AttentionRelations(Term):
         self._theirs = _layer(layers, asked, "the teacher")
         self._heads = [_heads(options, one, other) for one, other in zip(self._ours.widths, self._theirs.widths)]
         self.student_nodes, self.teacher_nodes = self._ours.inputs, self._theirs.inputs
-        heads = self._heads[0]
         self.chosen = (
             f"attention {self._ours.path or self._ours.inputs[0]} learns from "
-            f"{self._theirs.path or self._theirs.inputs[0]} through {heads} relation head{'s' * (heads > 1)}",
+            f"{self._theirs.path or self._theirs.inputs[0]} through {counted(self._heads[0], 'relation head')}",
         )
 
     def __call__(self, batch: Compared) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...core.errors import UserError
 from ...core.options.distill_losses import (
     ContrastiveOptions,
     CosineOptions,
@@ -69,6 +70,8 @@ class Decoupled(Term):
             student, teacher = standardized(student), standardized(teacher)
         labels = batch.labels("dkd")
         known = (labels >= 0) if kept is None else (labels >= 0) & kept
+        if not bool(known.any()):  # the mean of nothing
+            return 0.0 * student.sum()
         return decoupled(student[known], teacher[known], labels[known], self.temperature, self.weights)
 
 
@@ -105,6 +108,13 @@ class Embeddings(Term):
     def __init__(self, options: CosineOptions | ContrastiveOptions, student: Program, teacher: Program) -> None:
         super().__init__(options)
         self.temperature = options.temperature if isinstance(options, ContrastiveOptions) else None
+        spec = prediction_spec(student.signature)
+        if len(spec.shape) not in (2, 3):
+            raise UserError(
+                f"the loss `{options.loss}` compares embeddings [N, width] or [N, tokens, width], and the output is "
+                f"{spec.describe()}",
+                "use kd or mse for dense outputs",
+            )
         widths = [prediction_spec(program.signature).shape[-1] for program in (student, teacher)]
         known = all(isinstance(width, int) for width in widths)
         self.module = projection(int(widths[0]), int(widths[1])) if known else nn.Identity()

@@ -53,6 +53,13 @@ def steady(result: Result) -> Result:
     return result.model_copy(update={"stages": tuple(stages)})
 
 
+def test_a_result_of_a_device_is_known() -> None:
+    """Only a result whose machine is a device says so, because its remedy is another command."""
+    before = quiet(steady(RESULT))
+    there = before.model_copy(update={"env": {**before.env, "device": {"host": "pi"}}})
+    assert (gated(before, before).of_device, gated(there, there).of_device) == (False, True)
+
+
 def test_two_quiet_runs_are_told_apart_from_a_slowdown_of_nine_percent() -> None:
     """Two equal runs of a quiet machine pass, 9 % more time fails, and 2.5 % more cannot be told."""
     before = quiet(steady(RESULT))

@@ -120,6 +120,23 @@ def test_parts_by_hand(models: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert "× faster" in shown
 
 
+def test_a_run_of_which_a_part_failed_says_so_in_its_exit_code(
+    models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A model that fails on a sample leaves what was measured before it, and the command exits with 7."""
+    dense(tmp_path / "broken.onnx", 16, fails_at=9.0)
+    with np.load("data.npz") as file:
+        arrays = {name: file[name].copy() for name in file.files}
+    arrays["x_test"][7, 0] = 9.0
+    np.savez("bad.npz", allow_pickle=False, **arrays)
+    given = ["narrow.onnx", "broken.onnx", "--data", "bad.npz", *QUICK, "--python", sys.executable, "--json"]
+    assert call("run", "local", *given) == 7
+    found = said(capsys)
+    assert any("broken" in part for part in found["failed"])
+    assert not any("narrow" in part for part in found["failed"])
+    assert found["results"][0]["stages"][0]["stage"] == "narrow"
+
+
 def test_faults_are_sentences(models: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """No data, another kind of model, other inputs, no device and both forms of pull are one message each."""
     assert call("bundle", *models) == 2

@@ -174,6 +174,28 @@ def test_losses_between_classes_are_refused_for_other_tasks(teacher: Program, ta
         distillation_loss(options(loss), net(), teacher, task)
 
 
+def test_embeddings_have_no_places_of_an_image() -> None:
+    """The losses of embeddings refuse feature maps, whose last axis is a width in pixels."""
+    maps = capture(nn.Conv2d(1, 3, 3), {"x": torch.randn(2, 1, 6, 6)})
+    for name in ("cosine", "contrastive"):
+        with pytest.raises(UserError, match=f"the loss `{name}` compares embeddings"):
+            distillation_loss(options(name), maps, clone(maps), "classification")
+
+
+def test_decoupled_targets_without_any_known_label_are_zero() -> None:
+    """A batch whose labels are all ignored has the loss 0 and a gradient of zeros, and is no divergence."""
+    torch.manual_seed(0)
+    maps = capture(nn.Conv2d(1, 3, 3, padding=1), {"x": torch.randn(2, 1, 4, 4)})
+    loss = distillation_loss(options("dkd", hard_weight=0), maps, clone(maps), "classification")
+    x = torch.randn(2, 1, 4, 4)
+    student = torch.randn(2, 3, 4, 4, requires_grad=True)
+    found = loss({"output": student}, {"x": x}, torch.full((2, 4, 4), -100))
+    found.backward()
+    assert float(found.detach()) == 0
+    assert student.grad is not None
+    assert not bool(student.grad.any())
+
+
 def test_decoupled_targets_refuse_mixed_samples(teacher: Program) -> None:
     """dkd needs the one class of a sample, which a mixed sample does not have; dist takes mixed samples."""
     with pytest.raises(UserError, match="`dkd` needs one class per sample, and `mixup` mixes two"):
