@@ -14,7 +14,7 @@ from ...core.counts import counted
 from ...core.errors import MachineError, RetortError, UserError
 from ...core.options.edge_options import EdgeOptions
 from ...core.options.stage_options import MetricName
-from ...core.system.owned_folders import RUNS, sha256_file
+from ...core.system.owned_folders import RUNS, claim_file, sha256_file
 from ...core.terminal.interruption import noting_what_is_kept
 from ..app import Data, DataArgs, Debug, Force, Json, MetricOption, Out, Settings, console, context_of
 from ..flags import build_options, with_flags
@@ -48,6 +48,9 @@ def bundle(
     data: Data,
     data_arg: DataArgs = [],  # noqa: B006
     out: Out = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="A further file for the bundle, .tar.gz, to carry it to a device by hand.")
+    ] = None,
     force: Force = False,
     set_: Settings = [],  # noqa: B006
     json: Json = False,
@@ -58,9 +61,17 @@ def bundle(
 
     Example: `retort edge bundle fp32.onnx int8.onnx --data digits --out for-the-pi`
     """
+    from ...benchmarks.edge.bundle_archive import require_archive_name, write_archive
+
     screen = console(json)
+    if archive is not None:
+        require_archive_name(archive)
+        claim_file(archive, force=False)
     made = _bundled(models, data, data_arg, build_options(EdgeOptions, flags, set_), out, force, screen)
-    screen.result({"bundle": str(made.path), "key": made.key}, f"{made.path}\nto run it by hand: see its README.txt")
+    if archive is not None:
+        write_archive(made, archive)
+    written = {"bundle": str(made.path), "key": made.key, "archive": None if archive is None else str(archive)}
+    screen.result(written, f"{archive or made.path}\nto run it by hand: see its README.txt")
 
 
 edge.command("bundle")(with_flags(bundle, EdgeOptions))
@@ -246,7 +257,6 @@ def _shown(
     from ...benchmarks.edge.sustained import lines_of, sustained
     from ...benchmarks.report.result_files import write_result
     from ...benchmarks.report.table import print_table
-    from ...core.system.owned_folders import sha256_file
 
     pulled: Pulled = read_results(made.path, out)
     refused: RetortError | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,14 @@ def test_parts_by_hand(models: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert call(*given) == 0
     assert "is there already" in capsys.readouterr().err
     assert "python3 -m retort_edge" in Path("made/README.txt").read_text()
-    assert run_here(load_artifact(Path("made"))).returncode == 0
-    Path("made/out").rename("out")
+    assert call(*given, "--archive", "made.zip") == 2
+    assert call(*given, "--archive", "carried.tar.gz") == 0
+    assert call(*given, "--archive", "carried.tar.gz") == 2
+    assert "carried.tar.gz" in capsys.readouterr().err
+    with tarfile.open("carried.tar.gz") as archive:
+        archive.extractall("stick", filter="data")
+    assert run_here(load_artifact(Path("stick/carried"))).returncode == 0
+    Path("stick/carried/out").rename("out")
     assert call("run", "local", "made", "--data", "data.npz") == 2
     assert "says itself what is measured" in capsys.readouterr().err
     assert call("pull", "made", "--by-hand", "out") == 0
